@@ -1,0 +1,53 @@
+# How libraries, tests and benches are declared. A layer is one static library, linking only layers below it.
+
+add_library(drafthorse_options INTERFACE)
+target_compile_options(drafthorse_options INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Werror)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  # The baseline; whatever is wider is chosen at run time.
+  target_compile_options(drafthorse_options INTERFACE -march=x86-64-v3)
+endif()
+if(DRAFTHORSE_SANITIZE)
+  target_compile_options(drafthorse_options INTERFACE -fsanitize=${DRAFTHORSE_SANITIZE} -fno-omit-frame-pointer
+                                                      -fno-sanitize-recover=all)
+  target_link_options(drafthorse_options INTERFACE -fsanitize=${DRAFTHORSE_SANITIZE})
+endif()
+
+# drafthorse_layer(NAME SOURCES a.cc ... DEPENDS other targets ...)
+function(drafthorse_layer name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
+  add_library(drafthorse_${name} STATIC ${ARG_SOURCES})
+  add_library(drafthorse::${name} ALIAS drafthorse_${name})
+  target_include_directories(drafthorse_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>
+                                                       $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/drafthorse>)
+  target_compile_features(drafthorse_${name} PUBLIC cxx_std_20)
+  target_link_libraries(drafthorse_${name} PUBLIC ${ARG_DEPENDS} PRIVATE ${ARG_PRIVATE_DEPENDS}
+                                           $<BUILD_INTERFACE:drafthorse_options>)
+  set_target_properties(drafthorse_${name} PROPERTIES EXPORT_NAME ${name})
+  set_property(GLOBAL APPEND PROPERTY drafthorse_layers drafthorse_${name})
+endfunction()
+
+# drafthorse_test(NAME SOURCES a_test.cc ... DEPENDS ... [LABELS ...] [TIMEOUT s]): one executable, one ctest entry.
+function(drafthorse_test name)
+  if(NOT DRAFTHORSE_TESTS)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPENDS;LABELS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} GTest::gtest GTest::gtest_main drafthorse_options)
+  add_test(NAME ${name} COMMAND ${name})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+endfunction()
+
+# drafthorse_bench(NAME SOURCES a_bench.cc ... DEPENDS ...): a Google Benchmark, run once with tiny sizes by ctest.
+function(drafthorse_bench name)
+  if(NOT DRAFTHORSE_BENCHES)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "SMOKE" "SOURCES;DEPENDS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} benchmark::benchmark drafthorse_options)
+  add_test(NAME ${name}_smoke COMMAND ${name} --benchmark_min_time=0.001 --benchmark_filter=${ARG_SMOKE})
+endfunction()
