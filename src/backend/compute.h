@@ -1,0 +1,57 @@
+// The device that computes. For now the CPU: ggml's CPU backend on one thread pool that target and draft share.
+//
+// One thread (the engine's) calls run(); it takes part in the work as thread 0.
+#pragma once
+
+#include <ggml-backend.h>
+#include <ggml.h>
+
+#include <memory>
+
+#include "base/arena.h"
+#include "base/status.h"
+
+namespace drafthorse {
+
+class Compute {
+ public:
+  explicit Compute(int threads);
+  ~Compute();
+  Compute(const Compute&) = delete;
+  Compute& operator=(const Compute&) = delete;
+
+  int threads() const { return threads_; }
+  ggml_backend_t backend() const { return backend_; }
+
+  // Runs all nodes in order and returns when the last is done.
+  void run(ggml_cgraph* graph);
+
+ private:
+  int threads_ = 1;
+  ggml_backend_t backend_ = nullptr;
+  struct ggml_threadpool* pool_ = nullptr;
+};
+
+// Memory of a device that ggml tensors can be placed in: an arena and the ggml buffer over it.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  static Result<DeviceBuffer> reserve(uint64_t bytes);
+  DeviceBuffer(DeviceBuffer&&) = default;
+  DeviceBuffer& operator=(DeviceBuffer&&) = default;
+
+  std::byte* data() const { return arena_.data(); }
+  uint64_t bytes() const { return arena_.bytes(); }
+
+  // Gives `tensor` its memory, `offset` bytes into the buffer. The tensor must fit (CHECK).
+  void place(ggml_tensor* tensor, uint64_t offset) const;
+
+ private:
+  struct BufferDeleter {
+    void operator()(ggml_backend_buffer_t buffer) const { ggml_backend_buffer_free(buffer); }
+  };
+  Arena arena_;
+  std::unique_ptr<ggml_backend_buffer, BufferDeleter> buffer_;
+};
+
+}  // namespace drafthorse

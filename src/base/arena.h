@@ -1,0 +1,38 @@
+// Large memory that is ours alone: page-aligned, on huge pages where the kernel gives them, untouched until used.
+//
+// The address range is reserved at construction; physical memory comes with the first touch, so an arena may be
+// made before it is known whether the budget allows it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "base/status.h"
+
+namespace drafthorse {
+
+inline constexpr uint64_t kHugePage = 2 * 1024 * 1024;
+
+class Arena {
+ public:
+  Arena() = default;
+  // `bytes` is rounded up to whole huge pages. kMemory where the address space cannot be had.
+  static Result<Arena> reserve(uint64_t bytes);
+  ~Arena();
+  Arena(Arena&& other) noexcept : base_(std::exchange(other.base_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Arena& operator=(Arena&& other) noexcept {
+    std::swap(base_, other.base_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+
+  std::byte* data() const { return base_; }  // aligned to kHugePage
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* base_ = nullptr;
+  uint64_t bytes_ = 0;
+};
+
+}  // namespace drafthorse

@@ -1,0 +1,44 @@
+// The routed experts' feed-forward: down(silu(gate x) * (up x)) for each (token, expert) pair of a batch.
+//
+// A batch lists work per expert: weights wherever they lie (an expert is usable the moment its bytes are there) and
+// the rows it is to compute. A row is one (token, expert) pair; its activation and result have a place of their own,
+// so experts may be computed in any grouping and order without changing a bit.
+#pragma once
+
+#include <ggml.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "ops/linear.h"
+
+namespace drafthorse::ops {
+
+// Rows [row_begin, row_end) of the batch belong to this expert. gate and up: [n_embd, n_ff], down: [n_ff, n_embd].
+struct ExpertWork {
+  WeightMatrix gate;
+  WeightMatrix up;
+  WeightMatrix down;
+  int32_t row_begin = 0;
+  int32_t row_end = 0;
+};
+
+// What one run of the expert graph computes. Filled by the caller before each run; the memory is the caller's.
+struct ExpertBatch {
+  ActivationRows input;                   // the layer's quantised FFN input, one row per token
+  std::span<const int32_t> token_of_row;  // which token each row reads
+  std::span<const ExpertWork> work;
+  float* hidden = nullptr;                // [rows, n_ff] floats
+  std::byte* hidden_quantized = nullptr;  // [rows, row size of n_ff in the down weights' activation type]
+  float* output = nullptr;                // [rows, n_embd] floats
+};
+
+// Adds the nodes that compute *batch to `graph`. `batch` must outlive it.
+void build_expert_graph(ggml_context* context, ggml_cgraph* graph, ExpertBatch* batch);
+
+// y[i] += weight * x[i] for i in [0, count): how an expert's output joins its token's sum. Both prefill and decode
+// add a token's experts in the order of their ids through this function.
+void accumulate(float* y, const float* x, float weight, int64_t count);
+
+}  // namespace drafthorse::ops
