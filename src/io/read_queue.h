@@ -74,7 +74,7 @@ std::unique_ptr<ReadQueue> make_fake_queue(std::vector<std::vector<std::byte>> f
 // Wraps a queue and injects faults at numbered requests, for end-to-end tests over real files.
 struct InjectedFaults {
   int64_t fail_at = -1;     // request number that completes with EIO
-  int64_t fail_count = 1;   // and how many after it, -1: all
+  int64_t fail_count = 1;   // and how many fail from there on, -1: all
   int64_t short_at = -1;    // request number that returns half of its bytes
 };
 std::unique_ptr<ReadQueue> make_fault_injecting_queue(std::unique_ptr<ReadQueue> inner, InjectedFaults faults);

@@ -11,15 +11,13 @@
 #include <span>
 #include <vector>
 
-#include "ops/linear.h"
+#include "ops/expert_weights.h"
 
 namespace drafthorse::ops {
 
-// Rows [row_begin, row_end) of the batch belong to this expert. gate and up: [n_embd, n_ff], down: [n_ff, n_embd].
+// Rows [row_begin, row_end) of the batch belong to this expert.
 struct ExpertWork {
-  WeightMatrix gate;
-  WeightMatrix up;
-  WeightMatrix down;
+  ExpertWeights weights;
   int32_t row_begin = 0;
   int32_t row_end = 0;
 };

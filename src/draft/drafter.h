@@ -1,0 +1,27 @@
+// Proposes the tokens that the target then verifies. A seam: models, n-grams, the target itself can be drafters.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "base/status.h"
+
+namespace drafthorse {
+
+class Drafter {
+ public:
+  virtual ~Drafter() = default;
+
+  // Takes in a prompt ahead of the first draft(), so that its time is not the first step's.
+  virtual Status prepare(std::span<const int32_t> text, const std::function<void(double)>& progress) = 0;
+
+  // Up to `depth` tokens that may follow `text` (all tokens of the sequence so far). Fewer, or none, are allowed.
+  virtual Result<std::vector<int32_t>> draft(std::span<const int32_t> text, int32_t depth) = 0;
+
+  // The first `accepted` tokens of the last draft became part of the text; the others are forgotten.
+  virtual void accept(int32_t accepted) = 0;
+};
+
+}  // namespace drafthorse

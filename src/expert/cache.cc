@@ -1,0 +1,376 @@
+#include "expert/cache.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/units.h"
+
+namespace drafthorse {
+namespace {
+
+constexpr double kReadAheadWorth = 1e12;  // above any policy's own worth
+
+}  // namespace
+
+uint64_t ExpertCache::slot_bytes(const ExpertLayout& layout) {
+  uint64_t largest = 0;
+  for (const ExpertLayer& layer : layout.layers) {
+    for (const auto& extents : layer.experts) {
+      uint64_t bytes = 0;
+      for (int i = 0; i < layer.n_extents; ++i) bytes += widen(extents[i]).bytes();
+      largest = std::max(largest, bytes);
+    }
+  }
+  return largest;
+}
+
+Result<std::unique_ptr<ExpertCache>> ExpertCache::create(const ExpertLayout& layout, int slots,
+                                                         std::unique_ptr<EvictionPolicy> policy, const FileSet& files,
+                                                         ReadQueue& queue, const Clock& clock) {
+  CHECK(policy != nullptr);
+  CHECK(slots >= std::min(kLeastSlots, layout.total_experts()));
+  std::unique_ptr<ExpertCache> cache(new ExpertCache(layout, std::move(policy), files, queue, clock));
+  cache->slot_bytes_ = slot_bytes(layout);
+  ASSIGN_OR_RETURN(cache->arena_, Arena::reserve(cache->slot_bytes_ * static_cast<uint64_t>(slots)));
+  cache->slots_.resize(static_cast<size_t>(slots));
+  return cache;
+}
+
+ExpertCache::ExpertCache(const ExpertLayout& layout, std::unique_ptr<EvictionPolicy> policy, const FileSet& files,
+                         ReadQueue& queue, const Clock& clock)
+    : layout_(layout), policy_(std::move(policy)), clock_(clock), reader_(files, queue), stats_(layout.n_layers()) {
+  for (const ExpertLayer& layer : layout.layers) {
+    slot_of_.emplace_back(layer.experts.size(), kNoSlot);
+    histories_.emplace_back(layer.experts.size());
+  }
+}
+
+ExpertCache::~ExpertCache() {
+  // The reads' destinations are ours: they must come back before the memory goes.
+  filling_ = false;
+  for (const Slot& slot : slots_) {
+    if (slot.state == SlotState::kLoading) reader_.cancel(slot.job);
+  }
+  while (!reader_.idle()) {
+    finished_.clear();
+    reader_.poll(true, finished_);
+  }
+}
+
+void ExpertCache::demand(LayerId layer, std::span<const ExpertId> experts) {
+  CHECK(demanded_.empty());
+  demand_layer_ = layer;
+  demand_error_ = {};
+  poll(false);
+  for (const ExpertId expert : experts) {
+    const ExpertKey key{layer, expert};
+    LayerCacheStats& stats = stats_[index(layer)];
+    history_of(key).last_touch = ++tick_;
+    DemandState state = DemandState::kWaitingForSlot;
+    const int32_t slot = slot_of(key);
+    if (slot != kNoSlot) slots_[slot].read_ahead = false;
+    if (slot == kNoSlot) {
+      ++stats.misses;
+    } else if (slots_[slot].state == SlotState::kResident) {
+      ++stats.hits;
+      slots_[slot].pinned = true;
+      state = DemandState::kReady;
+    } else {
+      ++stats.in_flight_hits;
+      slots_[slot].pinned = true;
+      reader_.promote(slots_[slot].job, ReadPriority::kDemand);
+      state = DemandState::kWaitingForRead;
+    }
+    demanded_.push_back({expert, state});
+  }
+  start_waiting_demands();
+}
+
+void ExpertCache::start_waiting_demands() {
+  for (Demanded& demanded : demanded_) {
+    if (demanded.state != DemandState::kWaitingForSlot) continue;
+    const int32_t slot = claim_slot(ReadPriority::kDemand);
+    if (slot == kNoSlot) return;
+    begin_load(slot, {demand_layer_, demanded.expert}, ReadPriority::kDemand);
+    slots_[slot].pinned = true;
+    demanded.state = DemandState::kWaitingForRead;
+  }
+}
+
+int32_t ExpertCache::claim_slot(ReadPriority priority) {
+  int32_t victim = kNoSlot;
+  double least = std::numeric_limits<double>::infinity();
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const Slot& slot = slots_[i];
+    if (slot.state == SlotState::kFree) return static_cast<int32_t>(i);
+    if (priority == ReadPriority::kFill || slot.pinned || slot.state != SlotState::kResident) continue;
+    // What was read ahead and has not been asked for goes last, and only for a demand: its turn is about to come.
+    if (slot.read_ahead && priority != ReadPriority::kDemand) continue;
+    const double worth = (slot.read_ahead ? kReadAheadWorth : 0) + policy_->worth(slot.key, history_of(slot.key), context());
+    if (worth < least) {
+      least = worth;
+      victim = static_cast<int32_t>(i);
+    }
+  }
+  if (victim != kNoSlot) {
+    Slot& slot = slots_[victim];
+    ++stats_[index(slot.key.layer)].evictions;
+    slot_of(slot.key) = kNoSlot;
+    slot.state = SlotState::kFree;
+  }
+  return victim;
+}
+
+void ExpertCache::begin_load(int32_t index_of_slot, ExpertKey key, ReadPriority priority) {
+  Slot& slot = slots_[index_of_slot];
+  CHECK(slot.state == SlotState::kFree && slot_of(key) == kNoSlot);
+  const ExpertLayer& layer = layout_.layers[index(key.layer)];
+  const auto& extents = layer.experts[index(key.expert)];
+  std::array<ExtentRead, kMaxExpertExtents> reads;
+  std::byte* destination = slot_data(index_of_slot);
+  uint64_t bytes = 0;
+  for (int i = 0; i < layer.n_extents; ++i) {
+    reads[i] = {extents[i], destination};
+    destination += widen(extents[i]).bytes();
+    bytes += widen(extents[i]).bytes();
+  }
+  slot.state = SlotState::kLoading;
+  slot.key = key;
+  slot.pinned = false;
+  slot.read_ahead = priority == ReadPriority::kPrefetch;
+  slot.priority = priority;
+  slot.job = reader_.start({reads.data(), static_cast<size_t>(layer.n_extents)}, priority);
+  slot_of_job_[slot.job] = index_of_slot;
+  slot_of(key) = index_of_slot;
+  history_of(key).last_touch = ++tick_;
+  LayerCacheStats& stats = stats_[index(key.layer)];
+  (priority == ReadPriority::kDemand ? stats.bytes_demanded : stats.bytes_prefetched) += bytes;
+  if (priority == ReadPriority::kFill) ++fills_in_flight_;
+}
+
+void ExpertCache::finish(const ExtentReader::Finished& finished) {
+  const auto found = slot_of_job_.find(finished.job);
+  CHECK(found != slot_of_job_.end());
+  const int32_t index_of_slot = found->second;
+  slot_of_job_.erase(found);
+  Slot& slot = slots_[index_of_slot];
+  if (slot.priority == ReadPriority::kFill) --fills_in_flight_;
+  if (slot.state == SlotState::kDraining) {
+    slot.state = SlotState::kFree;
+    slot.pinned = false;
+    return;
+  }
+  CHECK(slot.state == SlotState::kLoading);
+  Demanded* demanded = slot.key.layer == demand_layer_ ? find_demanded(slot.key.expert) : nullptr;
+  const bool wanted = demanded != nullptr && demanded->state == DemandState::kWaitingForRead;
+  if (finished.status.ok() && !finished.cancelled) {
+    slot.state = SlotState::kResident;
+    if (wanted) demanded->state = DemandState::kReady;
+    return;
+  }
+  slot.state = SlotState::kFree;
+  slot.pinned = false;
+  slot_of(slot.key) = kNoSlot;
+  // A prefetch that fails is no error: the demand for it, if one comes, tries anew and reports.
+  if (wanted && demand_error_.ok()) demand_error_ = finished.status;
+}
+
+void ExpertCache::poll(bool wait) {
+  finished_.clear();
+  reader_.poll(wait, finished_);
+  for (const ExtentReader::Finished& one : finished_) finish(one);
+  start_waiting_demands();
+  continue_fill();
+}
+
+void ExpertCache::poll() { poll(false); }
+
+ExpertCache::Demanded* ExpertCache::find_demanded(ExpertId expert) {
+  for (Demanded& demanded : demanded_) {
+    if (demanded.expert == expert) return &demanded;
+  }
+  return nullptr;
+}
+
+Status ExpertCache::wait_until(const std::function<bool()>& done) {
+  poll(false);
+  if (demand_error_.ok() && !done()) {
+    const int64_t start = clock_.now_ns();
+    while (demand_error_.ok() && !done()) {
+      CHECK(!reader_.idle());  // else nothing would ever wake us: a demand that never got a slot
+      poll(true);
+    }
+    stats_[index(demand_layer_)].stall_ns += clock_.now_ns() - start;
+  }
+  return demand_error_;
+}
+
+Result<std::vector<ExpertId>> ExpertCache::take_ready() {
+  std::vector<ExpertId> ready;
+  const bool all_out = std::all_of(demanded_.begin(), demanded_.end(), [](const Demanded& demanded) {
+    return demanded.state >= DemandState::kHandedOut;
+  });
+  if (all_out) return ready;
+  RETURN_IF_ERROR(wait_until([this] {
+    return std::any_of(demanded_.begin(), demanded_.end(),
+                       [](const Demanded& demanded) { return demanded.state == DemandState::kReady; });
+  }));
+  for (Demanded& demanded : demanded_) {
+    if (demanded.state != DemandState::kReady) continue;
+    demanded.state = DemandState::kHandedOut;
+    ready.push_back(demanded.expert);
+  }
+  return ready;
+}
+
+Status ExpertCache::wait_for(ExpertId expert) {
+  Demanded* demanded = find_demanded(expert);
+  CHECK(demanded != nullptr && demanded->state < DemandState::kHandedOut);
+  RETURN_IF_ERROR(wait_until([demanded] { return demanded->state == DemandState::kReady; }));
+  demanded->state = DemandState::kHandedOut;
+  return {};
+}
+
+ops::ExpertWeights ExpertCache::weights(ExpertId expert) const {
+  const int32_t index_of_slot = slot_of({demand_layer_, expert});
+  CHECK(index_of_slot != kNoSlot && slots_[index_of_slot].pinned);
+  const ExpertLayer& layer = layout_.layers[index(demand_layer_)];
+  const auto& extents = layer.experts[index(expert)];
+  std::array<const std::byte*, kMaxExpertExtents> payload{};
+  const std::byte* region = slot_data(index_of_slot);
+  for (int i = 0; i < layer.n_extents; ++i) {
+    const AlignedExtent aligned = widen(extents[i]);
+    payload[i] = region + aligned.payload;
+    region += aligned.bytes();
+  }
+  const auto matrix = [&](const ExpertMatrix& m) -> ops::WeightMatrix {
+    return {payload[m.extent] + m.offset, m.type, m.columns, m.rows, ggml_row_size(m.type, m.columns)};
+  };
+  return {matrix(layer.gate), matrix(layer.up), matrix(layer.down)};
+}
+
+void ExpertCache::release(ExpertId expert) {
+  Demanded* demanded = find_demanded(expert);
+  CHECK(demanded != nullptr && demanded->state == DemandState::kHandedOut);
+  demanded->state = DemandState::kReleased;
+  slots_[slot_of({demand_layer_, expert})].pinned = false;
+  const bool all = std::all_of(demanded_.begin(), demanded_.end(), [](const Demanded& one) {
+    return one.state == DemandState::kReleased;
+  });
+  if (all) demanded_.clear();
+  else start_waiting_demands();
+}
+
+void ExpertCache::abandon() {
+  for (const Demanded& demanded : demanded_) {
+    const int32_t index_of_slot = slot_of({demand_layer_, demanded.expert});
+    if (index_of_slot == kNoSlot) continue;
+    Slot& slot = slots_[index_of_slot];
+    slot.pinned = false;
+    if (slot.state == SlotState::kLoading) {
+      slot.state = SlotState::kDraining;
+      slot_of(slot.key) = kNoSlot;
+      reader_.cancel(slot.job);
+    }
+  }
+  demanded_.clear();
+  demand_error_ = {};
+}
+
+void ExpertCache::prefetch(ExpertKey key) {
+  if (slot_of(key) != kNoSlot) return;
+  const bool demand_waits = std::any_of(demanded_.begin(), demanded_.end(), [](const Demanded& demanded) {
+    return demanded.state == DemandState::kWaitingForSlot;
+  });
+  if (demand_waits) return;
+  const int32_t slot = claim_slot(ReadPriority::kPrefetch);
+  if (slot != kNoSlot) begin_load(slot, key, ReadPriority::kPrefetch);
+}
+
+void ExpertCache::fill() {
+  filling_ = true;
+  fill_next_ = {};
+  continue_fill();
+}
+
+void ExpertCache::continue_fill() {
+  // Two at a time keep the queue's background share full without holding slots that a demand could use.
+  constexpr int kFillsInFlight = 2;
+  while (filling_ && fills_in_flight_ < kFillsInFlight) {
+    const int layer = index(fill_next_.layer);
+    if (layer >= static_cast<int>(layout_.n_layers())) {
+      filling_ = false;
+      return;
+    }
+    if (index(fill_next_.expert) >= layout_.n_experts(fill_next_.layer)) {
+      fill_next_ = {LayerId{layer + 1}, ExpertId{0}};
+      continue;
+    }
+    if (slot_of(fill_next_) == kNoSlot) {
+      const int32_t slot = claim_slot(ReadPriority::kFill);
+      if (slot == kNoSlot) {
+        filling_ = false;
+        return;
+      }
+      begin_load(slot, fill_next_, ReadPriority::kFill);
+    }
+    fill_next_.expert = ExpertId{index(fill_next_.expert) + 1};
+  }
+}
+
+Status ExpertCache::fill_and_wait(const std::function<void(int, int)>& progress) {
+  fill();
+  const auto resident_slots = [this] {
+    return static_cast<int>(std::count_if(slots_.begin(), slots_.end(),
+                                          [](const Slot& slot) { return slot.state == SlotState::kResident; }));
+  };
+  while (filling_ || fills_in_flight_ > 0) {
+    finished_.clear();
+    reader_.poll(true, finished_);
+    for (const ExtentReader::Finished& one : finished_) {
+      RETURN_IF_ERROR(one.status);
+      finish(one);
+    }
+    continue_fill();
+    if (progress) progress(resident_slots(), slots());
+  }
+  return {};
+}
+
+void ExpertCache::record_uses(LayerId layer, std::span<const int32_t> used, int64_t count) {
+  auto& histories = histories_[index(layer)];
+  CHECK(used.size() == histories.size());
+  for (size_t e = 0; e < used.size(); ++e) {
+    if (used[e] > 0) drafthorse::record_uses(histories[e], tokens_, count, used[e]);
+  }
+}
+
+bool ExpertCache::resident(ExpertKey key) const {
+  const int32_t slot = slot_of(key);
+  return slot != kNoSlot && slots_[slot].state == SlotState::kResident;
+}
+
+void ExpertCache::reset_stats() { stats_.assign(stats_.size(), {}); }
+
+void ExpertCache::check_invariants() const {
+  size_t held = 0;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const Slot& slot = slots_[i];
+    const bool mapped = slot.state == SlotState::kLoading || slot.state == SlotState::kResident;
+    if (mapped) {
+      ++held;
+      CHECK(slot_of(slot.key) == static_cast<int32_t>(i));
+    }
+    CHECK(!slot.pinned || mapped);
+    const bool reading = slot.state == SlotState::kLoading || slot.state == SlotState::kDraining;
+    const auto job = slot_of_job_.find(slot.job);
+    CHECK(reading == (job != slot_of_job_.end() && job->second == static_cast<int32_t>(i)));
+  }
+  size_t mapped = 0;
+  for (const auto& layer : slot_of_) {
+    mapped += static_cast<size_t>(std::count_if(layer.begin(), layer.end(), [](int32_t slot) { return slot != kNoSlot; }));
+  }
+  CHECK(mapped == held);
+}
+
+}  // namespace drafthorse

@@ -1,0 +1,169 @@
+// The routed experts in fast memory: a fixed number of slots, filled from the model's files as layers demand them.
+//
+// A slot holds one expert, its matrices where the O_DIRECT reads put them (no copy, no conversion). States:
+//
+//   free -> loading             a demand, a prefetch or a fill claims the slot and its reads begin
+//   loading -> resident         all of its bytes are there
+//   loading -> draining         the read is given up, or failed; the slot is useless until every read is back
+//   draining -> free
+//   resident -> free            evicted (and claimed for something else in the same step)
+//   resident <-> pinned         pinned while a demand has not been released: never evicted
+//
+// How a layer uses it, always in this order:
+//   demand(layer, experts)      residents are pinned, loading ones waited for, misses read ahead of all else
+//   take_ready() or wait_for()  hands out experts as they arrive
+//   release(expert)             when its outputs are computed; its slot may now be evicted
+// A demand for more experts than there are slots streams through them: misses claim slots as experts are released,
+// so one free slot is enough to make progress and there is no deadlock to fall into.
+//
+// prefetch() and fill() are hints with less priority than any demand: prefetch takes a free slot or evicts what is
+// neither pinned nor read ahead itself, fill takes free slots only. One thread owns the cache.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "base/arena.h"
+#include "base/clock.h"
+#include "base/ids.h"
+#include "expert/eviction.h"
+#include "io/expert_layout.h"
+#include "io/extent_reader.h"
+#include "ops/expert_weights.h"
+
+namespace drafthorse {
+
+// Of one layer, since the last reset_stats().
+struct LayerCacheStats {
+  int64_t hits = 0;            // demanded and resident
+  int64_t in_flight_hits = 0;  // demanded while its read was under way
+  int64_t misses = 0;          // demanded and not there
+  int64_t evictions = 0;
+  uint64_t bytes_demanded = 0;    // read for misses
+  uint64_t bytes_prefetched = 0;  // read ahead: prefetch and fill
+  int64_t stall_ns = 0;           // the engine waited for this layer's experts and had nothing to compute
+};
+
+class ExpertCache {
+ public:
+  // Bytes of one slot: the largest expert of any layer, each of its extents on block boundaries of its own.
+  static uint64_t slot_bytes(const ExpertLayout& layout);
+  // Fewest slots it works with: one computing, one loading.
+  static constexpr int kLeastSlots = 2;
+
+  // layout, files, queue and clock must outlive the cache. `slots` is at least kLeastSlots (or all experts there are).
+  static Result<std::unique_ptr<ExpertCache>> create(const ExpertLayout& layout, int slots,
+                                                     std::unique_ptr<EvictionPolicy> policy, const FileSet& files,
+                                                     ReadQueue& queue, const Clock& clock);
+  ~ExpertCache();
+  ExpertCache(const ExpertCache&) = delete;
+  ExpertCache& operator=(const ExpertCache&) = delete;
+
+  int slots() const { return static_cast<int>(slots_.size()); }
+  uint64_t bytes() const { return arena_.bytes(); }
+
+  // --- demands. `experts` are distinct; misses are read in this order. The previous demand must be released or
+  // abandoned.
+  void demand(LayerId layer, std::span<const ExpertId> experts);
+  // Blocks until at least one demanded expert that was not handed out is resident; hands out all that are. Empty when
+  // all have been handed out. An error when one cannot be read: abandon() the demand then.
+  Result<std::vector<ExpertId>> take_ready();
+  // Blocks until this demanded expert is resident and hands it out.
+  Status wait_for(ExpertId expert);
+  // Where a handed-out expert's matrices lie. Valid until its release.
+  ops::ExpertWeights weights(ExpertId expert) const;
+  void release(ExpertId expert);
+  // Ends the demand after an error or an interruption: everything unpinned, reads that nobody wants drained.
+  void abandon();
+
+  // --- hints
+  // Reads the expert if it is absent and a slot can be had without touching pinned ones.
+  void prefetch(ExpertKey key);
+  // Bytes that prefetch and fill may have in flight: what a demand may have to wait behind. A prefill, whose next
+  // demand is known to be far off, allows more than decoding.
+  void set_background_limit(uint64_t bytes) { reader_.set_background_limit(bytes); }
+  // Reads all experts, in order of layers, into slots that are free, as long as nothing better is to be read.
+  void fill();
+  // fill(), waiting for it. progress(experts resident, slots).
+  Status fill_and_wait(const std::function<void(int, int)>& progress);
+
+  // Takes in finished reads and starts waiting ones. Never blocks. Call at every stage boundary.
+  void poll();
+
+  // Of `count` newly committed tokens, used[e] used expert e of the layer. Call for each layer, then advance().
+  void record_uses(LayerId layer, std::span<const int32_t> used, int64_t count);
+  void advance(int64_t count) { tokens_ += count; }
+
+  bool resident(ExpertKey key) const;
+  const std::vector<LayerCacheStats>& stats() const { return stats_; }  // by layer
+  void reset_stats();
+  uint64_t read_retries() const { return reader_.retries(); }
+
+  // Aborts if the bookkeeping contradicts itself. For tests.
+  void check_invariants() const;
+
+ private:
+  enum class SlotState { kFree, kLoading, kDraining, kResident };
+  struct Slot {
+    SlotState state = SlotState::kFree;
+    ExpertKey key;
+    bool pinned = false;
+    bool read_ahead = false;  // prefetched, and not demanded since
+    ExtentReader::JobId job = 0;
+    ReadPriority priority = ReadPriority::kDemand;
+  };
+  // One demanded expert's way through demand -> handed out -> released.
+  enum class DemandState { kWaitingForSlot, kWaitingForRead, kReady, kHandedOut, kReleased };
+  struct Demanded {
+    ExpertId expert{};
+    DemandState state = DemandState::kWaitingForSlot;
+  };
+  static constexpr int32_t kNoSlot = -1;
+
+  ExpertCache(const ExpertLayout& layout, std::unique_ptr<EvictionPolicy> policy, const FileSet& files,
+              ReadQueue& queue, const Clock& clock);
+
+  int32_t& slot_of(ExpertKey key) { return slot_of_[index(key.layer)][index(key.expert)]; }
+  int32_t slot_of(ExpertKey key) const { return slot_of_[index(key.layer)][index(key.expert)]; }
+  ExpertHistory& history_of(ExpertKey key) { return histories_[index(key.layer)][index(key.expert)]; }
+  std::byte* slot_data(int32_t slot) const { return arena_.data() + static_cast<uint64_t>(slot) * slot_bytes_; }
+  EvictionContext context() const { return {demand_layer_, static_cast<int>(layout_.n_layers()), tokens_}; }
+  int32_t claim_slot(ReadPriority priority);  // kNoSlot where none can be had
+  void begin_load(int32_t slot, ExpertKey key, ReadPriority priority);
+  void start_waiting_demands();
+  void continue_fill();
+  void poll(bool wait);
+  void finish(const ExtentReader::Finished& finished);
+  Demanded* find_demanded(ExpertId expert);
+  Status wait_until(const std::function<bool()>& done);
+
+  const ExpertLayout& layout_;
+  std::unique_ptr<EvictionPolicy> policy_;
+  const Clock& clock_;
+  ExtentReader reader_;
+  uint64_t slot_bytes_ = 0;
+  Arena arena_;
+  std::vector<Slot> slots_;
+  std::vector<std::vector<int32_t>> slot_of_;            // [layer][expert], kNoSlot where absent
+  std::vector<std::vector<ExpertHistory>> histories_;    // [layer][expert]
+  std::unordered_map<ExtentReader::JobId, int32_t> slot_of_job_;
+  std::vector<ExtentReader::Finished> finished_;
+
+  LayerId demand_layer_{};
+  std::vector<Demanded> demanded_;  // in the order asked for
+  Status demand_error_;
+
+  bool filling_ = false;
+  ExpertKey fill_next_{};
+  int fills_in_flight_ = 0;
+  int64_t tick_ = 0;
+  int64_t tokens_ = 0;
+  std::vector<LayerCacheStats> stats_;
+};
+
+}  // namespace drafthorse

@@ -1,0 +1,57 @@
+// Which resident expert to give up when a slot is needed: policies as scores.
+//
+// The cache keeps a history per expert (resident or not); a policy turns a history into the worth of keeping the
+// expert. The least worth goes. Policies hold no state, so they replay and compare exactly.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/ids.h"
+
+namespace drafthorse {
+
+// What has been seen of one expert.
+struct ExpertHistory {
+  int64_t last_touch = -1;  // tick of its last demand or load, -1: never
+  double use_rate = 0;      // share of recent tokens that used it, as of token `rate_token`
+  int64_t rate_token = 0;   // committed tokens when use_rate was last brought up to date
+};
+
+// Weight of the newest token in use_rate: half of the memory is gone after about 17 tokens.
+inline constexpr double kUseRateGain = 0.04;
+
+// The share of recent tokens that used the expert, decayed to when `tokens` are committed.
+double use_rate_at(const ExpertHistory& history, int64_t tokens);
+
+// Of `count` tokens committed after the first `tokens`, `used` used the expert. Only committed tokens count: what a
+// rejected draft token touched says nothing about the text.
+void record_uses(ExpertHistory& history, int64_t tokens, int64_t count, int64_t used);
+
+struct EvictionContext {
+  LayerId layer{};  // the layer that is being computed, or read for
+  int n_layers = 1;
+  int64_t tokens = 0;  // committed so far
+};
+
+class EvictionPolicy {
+ public:
+  virtual ~EvictionPolicy() = default;
+  virtual std::string_view name() const = 0;
+  // Higher is worth more. Must be a function of its arguments alone and never NaN.
+  virtual double worth(ExpertKey key, const ExpertHistory& history, const EvictionContext& context) const = 0;
+};
+
+// lru: the least recently touched goes. Layers are visited in a circle, so with few slots per layer this gives up
+//      exactly what comes next.
+// lfu: the least used by recent tokens goes, with a half-life.
+// next-use: the one whose next use is expected last goes: layers until its layer comes up again, plus a whole circle
+//      for each token it is expected to sit out.
+std::unique_ptr<EvictionPolicy> make_eviction_policy(std::string_view name);  // nullptr for an unknown name
+std::vector<std::string> eviction_policy_names();
+inline constexpr std::string_view kDefaultEviction = "next-use";
+
+}  // namespace drafthorse

@@ -1,0 +1,238 @@
+#include "forward/forward_pass.h"
+
+#include <algorithm>
+
+namespace drafthorse {
+
+namespace {
+
+// While an expert's many rows are computed nobody polls: enough must be under way to keep the disk busy.
+constexpr uint64_t kPrefillBackgroundBytes = uint64_t{kReadQueueCapacity} * kReadPieceBytes;
+
+}  // namespace
+
+ForwardPass::ForwardPass(Model& model, ExpertCache* cache, const Clock& clock, const std::atomic<bool>* interrupted)
+    : model_(model), cache_(cache), clock_(clock), interrupted_(interrupted) {
+  CHECK(model.config().is_moe() == (cache != nullptr));
+  routes_.resize(static_cast<size_t>(model.config().n_layer));
+  tokens_of_.resize(static_cast<size_t>(model.config().n_expert));
+  first_row_of_.resize(static_cast<size_t>(model.config().n_expert));
+}
+
+std::span<const float> ForwardPass::logits(int32_t column) const {
+  const auto n_vocab = static_cast<size_t>(model_.config().n_vocab);
+  return {model_.workspace().logits + static_cast<size_t>(column) * n_vocab, n_vocab};
+}
+
+std::span<const RoutedExpert> ForwardPass::routed(LayerId layer, int32_t token) const {
+  const auto k = static_cast<size_t>(model_.config().n_expert_used);
+  return {routes_[index(layer)].data() + static_cast<size_t>(token) * k, k};
+}
+
+Status ForwardPass::run(std::span<const int32_t> tokens, int32_t logits_wanted,
+                        const std::function<void(double)>& progress) {
+  CHECK(!tokens.empty() && logits_wanted >= 0);
+  const int64_t start = clock_.now_ns();
+  const int32_t length = model_.kv().length();
+  const auto total = static_cast<int32_t>(tokens.size());
+  CHECK(length + total <= model_.kv().context());
+  stats_ = {};
+  const int32_t columns = model_.workspace().shape().columns;
+  for (int32_t done = 0; done < total;) {
+    const int32_t count = std::min(columns, total - done);
+    const bool last = done + count == total;
+    const auto part_progress = [&](double part) {
+      if (progress) progress((done + part * count) / total);
+    };
+    const Status status = run_chunk(tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
+                                    last ? logits_wanted : 0, part_progress);
+    if (!status.ok()) {
+      if (cache_ != nullptr) cache_->abandon();
+      model_.kv().truncate(length);
+      return status;
+    }
+    model_.kv().extend(count);
+    done += count;
+  }
+  stats_.duration_ns = clock_.now_ns() - start;
+  return {};
+}
+
+Status ForwardPass::run_chunk(std::span<const int32_t> tokens, int32_t logits_wanted,
+                              const std::function<void(double)>& progress) {
+  const auto count = static_cast<int32_t>(tokens.size());
+  const WorkspaceShape& shape = model_.workspace().shape();
+  CHECK(logits_wanted <= std::min(count, shape.max_window));
+  const int32_t n_layer = model_.config().n_layer;
+  model_.embed(tokens, model_.kv().length());
+  for (int32_t i = 0; i < n_layer; ++i) {
+    const LayerId layer{i};
+    for (int32_t first = 0; first < count; first += kStageTokens) {
+      if (interrupted_ != nullptr && *interrupted_) return {StatusKind::kInterrupted, "interrupted"};
+      model_.attention(layer, first, std::min(kStageTokens, count - first));
+      if (cache_ != nullptr) cache_->poll();
+    }
+    if (model_.is_moe_layer(layer)) {
+      route(layer, count);
+      RETURN_IF_ERROR(count <= shape.max_window ? experts_by_arrival(layer, count) : experts_in_order(layer, count));
+    }
+    if (count > shape.max_window) progress(static_cast<double>(i + 1) / n_layer);
+  }
+  if (logits_wanted > 0) model_.head(count - logits_wanted, logits_wanted);
+  return {};
+}
+
+// Router logits -> routes_, tokens_of_, union_.
+void ForwardPass::route(LayerId layer, int32_t count) {
+  const ModelConfig& config = model_.config();
+  const auto k = static_cast<size_t>(config.n_expert_used);
+  std::vector<RoutedExpert>& routes = routes_[index(layer)];
+  routes.resize(static_cast<size_t>(count) * k);
+  for (std::vector<int32_t>& tokens : tokens_of_) tokens.clear();
+  for (int32_t t = 0; t < count; ++t) {
+    const std::span<RoutedExpert> out(routes.data() + static_cast<size_t>(t) * k, k);
+    route_token({model_.workspace().router_logits + static_cast<size_t>(t) * config.n_expert,
+                 static_cast<size_t>(config.n_expert)}, config, out);
+    for (const RoutedExpert& one : out) tokens_of_[index(one.expert)].push_back(t);
+  }
+  union_.clear();
+  for (int32_t e = 0; e < config.n_expert; ++e) {
+    if (!tokens_of_[e].empty()) union_.push_back(ExpertId{e});
+  }
+  stats_.expert_uses += static_cast<int64_t>(routes.size());
+  stats_.distinct_experts += static_cast<int64_t>(union_.size());
+  if (count <= model_.workspace().shape().max_window) note_prefixes(layer, count);
+}
+
+// The first token of a window that uses an expert is the one that adds it to the union.
+void ForwardPass::note_prefixes(LayerId layer, int32_t count) {
+  stats_.distinct_by_prefix.resize(static_cast<size_t>(count));
+  stats_.missing_by_prefix.resize(static_cast<size_t>(count));
+  for (const ExpertId expert : union_) {
+    const bool missing = !cache_->resident({layer, expert});
+    stats_.missing_experts += missing ? 1 : 0;
+    for (int32_t m = tokens_of_[index(expert)].front(); m < count; ++m) {
+      ++stats_.distinct_by_prefix[m];
+      if (missing) ++stats_.missing_by_prefix[m];
+    }
+  }
+}
+
+Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
+  Workspace& workspace = model_.workspace();
+  const ModelConfig& config = model_.config();
+  // Every (token, expert) pair gets a row; an expert's rows are neighbours.
+  token_of_row_.clear();
+  for (const ExpertId expert : union_) {
+    first_row_of_[index(expert)] = static_cast<int32_t>(token_of_row_.size());
+    const std::vector<int32_t>& tokens = tokens_of_[index(expert)];
+    token_of_row_.insert(token_of_row_.end(), tokens.begin(), tokens.end());
+  }
+  CHECK(static_cast<int32_t>(token_of_row_.size()) <= workspace.expert_rows);
+  cache_->set_background_limit(kBackgroundBytesInFlight);
+
+  const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
+  cache_->demand(layer, union_);
+  while (true) {
+    ASSIGN_OR_RETURN(const std::vector<ExpertId> ready, cache_->take_ready());
+    if (ready.empty()) break;
+    compute_group(layer, ready);
+    for (const ExpertId expert : ready) cache_->release(expert);
+  }
+  stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
+
+  // tokens_of_ and union_ are in ascending order, so each token's experts are added in the order of their ids.
+  const auto n_embd = static_cast<size_t>(config.n_embd);
+  std::fill_n(workspace.expert_sum, static_cast<size_t>(count) * n_embd, 0.0F);
+  for (int32_t t = 0; t < count; ++t) {
+    for (const RoutedExpert& one : routed(layer, t)) {
+      const std::vector<int32_t>& tokens = tokens_of_[index(one.expert)];
+      const auto place = std::lower_bound(tokens.begin(), tokens.end(), t) - tokens.begin();
+      const auto row = static_cast<size_t>(first_row_of_[index(one.expert)] + place);
+      ops::accumulate(workspace.expert_sum + static_cast<size_t>(t) * n_embd, workspace.expert_output + row * n_embd,
+                      one.weight, config.n_embd);
+    }
+  }
+  const size_t total = static_cast<size_t>(count) * n_embd;
+  for (size_t i = 0; i < total; ++i) workspace.residual[i] += workspace.expert_sum[i];
+  return {};
+}
+
+// Computes these demanded, handed-out experts for all of their rows.
+void ForwardPass::compute_group(LayerId layer, std::span<const ExpertId> experts) {
+  Workspace& workspace = model_.workspace();
+  work_.clear();
+  for (const ExpertId expert : experts) {
+    const int32_t first = first_row_of_[index(expert)];
+    work_.push_back({cache_->weights(expert), first,
+                     first + static_cast<int32_t>(tokens_of_[index(expert)].size())});
+  }
+  const ggml_type input_type = ops::activation_type(model_.layout().layers[index(layer)].gate.type);
+  model_.run_experts({{workspace.ffn_input, ggml_row_size(input_type, model_.config().n_embd)},
+                      token_of_row_, work_, workspace.expert_hidden, workspace.expert_hidden_quantized,
+                      workspace.expert_output});
+  cache_->poll();
+}
+
+Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
+  Workspace& workspace = model_.workspace();
+  const auto n_embd = static_cast<size_t>(model_.config().n_embd);
+  const ggml_type input_type = ops::activation_type(model_.layout().layers[index(layer)].gate.type);
+  const ops::ActivationRows input{workspace.ffn_input, ggml_row_size(input_type, model_.config().n_embd)};
+  std::fill_n(workspace.expert_sum, static_cast<size_t>(count) * n_embd, 0.0F);
+  const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
+  cache_->set_background_limit(kPrefillBackgroundBytes);
+  cache_->demand(layer, union_);
+  for (const ExpertId expert : union_) {
+    if (interrupted_ != nullptr && *interrupted_) return {StatusKind::kInterrupted, "interrupted"};
+    RETURN_IF_ERROR(cache_->wait_for(expert));
+    prefetch_next_layer(layer, count);
+    const std::vector<int32_t>& tokens = tokens_of_[index(expert)];
+    for (size_t begin = 0; begin < tokens.size(); begin += static_cast<size_t>(workspace.expert_rows)) {
+      const size_t rows = std::min(static_cast<size_t>(workspace.expert_rows), tokens.size() - begin);
+      work_.assign(1, {cache_->weights(expert), 0, static_cast<int32_t>(rows)});
+      model_.run_experts({input, {tokens.data() + begin, rows}, work_, workspace.expert_hidden,
+                          workspace.expert_hidden_quantized, workspace.expert_output});
+      for (size_t row = 0; row < rows; ++row) {
+        const int32_t t = tokens[begin + row];
+        const std::span<const RoutedExpert> routes = routed(layer, t);
+        const auto route = std::find_if(routes.begin(), routes.end(),
+                                        [expert](const RoutedExpert& one) { return one.expert == expert; });
+        ops::accumulate(workspace.expert_sum + static_cast<size_t>(t) * n_embd, workspace.expert_output + row * n_embd,
+                        route->weight, model_.config().n_embd);
+      }
+    }
+    cache_->release(expert);
+    cache_->poll();
+  }
+  stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
+  const size_t total = static_cast<size_t>(count) * n_embd;
+  for (size_t i = 0; i < total; ++i) workspace.residual[i] += workspace.expert_sum[i];
+  return {};
+}
+
+// A long prompt uses nearly all experts of the next layer, whatever its routing: read them while this one computes.
+void ForwardPass::prefetch_next_layer(LayerId layer, int32_t count) {
+  const LayerId next{index(layer) + 1};
+  if (index(next) >= model_.config().n_layer || !model_.is_moe_layer(next)) return;
+  constexpr int32_t kUsesPerExpert = 4;
+  if (count * model_.config().n_expert_used < kUsesPerExpert * model_.config().n_expert) return;
+  for (int32_t e = 0; e < model_.config().n_expert; ++e) cache_->prefetch({next, ExpertId{e}});
+}
+
+void ForwardPass::record_committed(int32_t count) {
+  if (cache_ == nullptr || count == 0) return;
+  std::vector<int32_t> used(static_cast<size_t>(model_.config().n_expert));
+  for (int32_t i = 0; i < model_.config().n_layer; ++i) {
+    const LayerId layer{i};
+    if (!model_.is_moe_layer(layer)) continue;
+    std::fill(used.begin(), used.end(), 0);
+    for (int32_t t = 0; t < count; ++t) {
+      for (const RoutedExpert& one : routed(layer, t)) ++used[index(one.expert)];
+    }
+    cache_->record_uses(layer, used, count);
+  }
+  cache_->advance(count);
+}
+
+}  // namespace drafthorse

@@ -1,0 +1,81 @@
+// One pass of a model over a window of tokens: layer by layer, experts as they arrive.
+//
+// Two ways through a layer's experts, with the same bits:
+//   a window (up to the workspace's max_window tokens): experts in arrival order, residents first, each (token,
+//     expert) pair's output kept apart and added in the order of expert ids at the end;
+//   a longer run of tokens (prefill): experts in the order of their ids, each added as soon as it is computed, while
+//     the next ones are read; the layer's experts are read once for all tokens.
+//
+// The KV cache holds the window's keys and values afterwards; length() is the caller's to extend or leave.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "base/clock.h"
+#include "expert/cache.h"
+#include "model/model.h"
+#include "model/routing.h"
+
+namespace drafthorse {
+
+// What one pass took and touched; for the depth policy and the statistics.
+struct PassStats {
+  int64_t duration_ns = 0;
+  int64_t stall_ns = 0;            // of these, waiting for experts with nothing to compute
+  int64_t expert_uses = 0;         // (token, expert) pairs
+  int64_t distinct_experts = 0;    // (layer, expert) pairs
+  int64_t missing_experts = 0;     // of these, not resident when demanded
+  // For a window: how many distinct and how many missing experts its first m tokens alone would have had.
+  std::vector<int64_t> distinct_by_prefix;  // [window], index m - 1
+  std::vector<int64_t> missing_by_prefix;
+};
+
+class ForwardPass {
+ public:
+  // `cache` is nullptr for a dense model. All must outlive the pass; `interrupted` may be nullptr.
+  ForwardPass(Model& model, ExpertCache* cache, const Clock& clock, const std::atomic<bool>* interrupted);
+
+  // Runs `tokens` from position kv.length() on and extends the KV cache by them. Logits of the last `logits_wanted`
+  // tokens (at most max_window) are in workspace.logits, the first wanted one in column 0.
+  // progress(tokens done, tokens in all) is called between layers of long runs.
+  // On error (a read that stays broken, kInterrupted) the KV cache's length is what it was.
+  Status run(std::span<const int32_t> tokens, int32_t logits_wanted,
+             const std::function<void(double)>& progress = {});
+
+  std::span<const float> logits(int32_t column) const;  // [n_vocab]
+  const PassStats& stats() const { return stats_; }
+  Model& model() { return model_; }
+
+  // The first `count` tokens of the last window (run() of up to max_window tokens) became part of the text.
+  void record_committed(int32_t count);
+
+ private:
+  Status run_chunk(std::span<const int32_t> tokens, int32_t logits_wanted,
+                   const std::function<void(double)>& progress);
+  void route(LayerId layer, int32_t count);
+  void note_prefixes(LayerId layer, int32_t count);
+  Status experts_by_arrival(LayerId layer, int32_t count);
+  Status experts_in_order(LayerId layer, int32_t count);
+  void compute_group(LayerId layer, std::span<const ExpertId> experts);
+  void prefetch_next_layer(LayerId layer, int32_t count);
+  std::span<const RoutedExpert> routed(LayerId layer, int32_t token) const;
+
+  Model& model_;
+  ExpertCache* cache_;
+  const Clock& clock_;
+  const std::atomic<bool>* interrupted_;
+  PassStats stats_;
+
+  std::vector<std::vector<RoutedExpert>> routes_;   // by layer: [tokens * n_expert_used]
+  std::vector<std::vector<int32_t>> tokens_of_;     // by expert: tokens of the present layer routed to it
+  std::vector<ExpertId> union_;                     // experts with tokens, by id
+  std::vector<int32_t> first_row_of_;               // by expert, in arrival order's row table
+  std::vector<int32_t> token_of_row_;
+  std::vector<ops::ExpertWork> work_;
+};
+
+}  // namespace drafthorse

@@ -1,0 +1,51 @@
+// Keys and values of one sequence, F16, a row per position and layer.
+//
+// Rows at and beyond length() are garbage that the next window overwrites: truncation is forgetting, and costs
+// nothing. The engine's thread owns it.
+#pragma once
+
+#include <ggml.h>
+
+#include <memory>
+#include <vector>
+
+#include "backend/compute.h"
+#include "model/config.h"
+
+namespace drafthorse {
+
+class KvCache {
+ public:
+  // Room for `context` positions. Memory comes with use.
+  static Result<KvCache> reserve(const ModelConfig& config, int32_t context);
+  KvCache() = default;
+  KvCache(KvCache&&) = default;
+  KvCache& operator=(KvCache&&) = default;
+
+  static uint64_t bytes_needed(const ModelConfig& config, int32_t context);
+
+  int32_t length() const { return length_; }    // positions that hold committed tokens
+  int32_t context() const { return context_; }  // positions there is room for
+  uint64_t bytes() const { return buffer_.bytes(); }
+
+  ggml_tensor* keys(int32_t layer) const { return keys_[layer]; }      // [head_dim * n_head_kv, context] F16
+  ggml_tensor* values(int32_t layer) const { return values_[layer]; }  // [head_dim * n_head_kv, context] F16
+
+  // The window at [length, length + count) has been written.
+  void extend(int32_t count);
+  // Forgets positions from `length` on. `length` is at most the present one.
+  void truncate(int32_t length);
+
+ private:
+  struct ContextDeleter {
+    void operator()(ggml_context* context) const { ggml_free(context); }
+  };
+  std::unique_ptr<ggml_context, ContextDeleter> ggml_context_;
+  DeviceBuffer buffer_;
+  std::vector<ggml_tensor*> keys_;
+  std::vector<ggml_tensor*> values_;
+  int32_t length_ = 0;
+  int32_t context_ = 0;
+};
+
+}  // namespace drafthorse

@@ -1,0 +1,191 @@
+#include "model/model.h"
+
+#include <fmt/format.h>
+#include <ggml-alloc.h>
+
+#include <algorithm>
+
+#include "base/units.h"
+#include "ops/linear.h"
+
+namespace drafthorse {
+namespace {
+
+// Windows up to this size keep their graphs; longer ones are rare and pay a few microseconds for building.
+constexpr int32_t kCachedWindow = 17;
+constexpr size_t kGraphNodes = 96;
+
+size_t graph_context_bytes() {
+  return kGraphNodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(kGraphNodes, false);
+}
+
+}  // namespace
+
+struct Model::Graph {
+  ggml_context* context = nullptr;
+  ggml_cgraph* graph = nullptr;
+
+  Graph() {
+    context = ggml_init({graph_context_bytes(), nullptr, true});
+    CHECK(context != nullptr);
+    graph = ggml_new_graph_custom(context, kGraphNodes, false);
+  }
+  ~Graph() { ggml_free(context); }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+};
+
+Model::Model(const ModelConfig& config, Compute& compute, const ModelOptions& options)
+    : config_(config), compute_(compute), options_(options), family_(find_family(config.architecture)) {
+  CHECK(family_ != nullptr);
+}
+
+Model::~Model() {
+  if (scratch_ != nullptr) ggml_gallocr_free(scratch_);
+}
+
+Result<std::unique_ptr<Model>> Model::create(const GgufIndex& index, const ModelConfig& config, Compute& compute,
+                                             const ModelOptions& options) {
+  CHECK(options.context > 0 && options.workspace.max_window > 0);
+  CHECK(options.workspace.columns >= options.workspace.max_window);
+  std::unique_ptr<Model> model(new Model(config, compute, options));
+  WeightDeclarations declarations(index);
+  model->weights_ = model->family_->declare(declarations, config);
+  RETURN_IF_ERROR(declarations.finish());
+  model->layout_ = std::move(declarations.layout());
+  ASSIGN_OR_RETURN(model->dense_, DenseWeights::reserve(declarations));
+  ASSIGN_OR_RETURN(model->kv_, KvCache::reserve(config, options.context));
+  ASSIGN_OR_RETURN(model->workspace_, Workspace::reserve(config, model->layout_, options.workspace));
+  model->measure_scratch();
+  model->expert_graph_ = std::make_unique<Graph>();
+  ops::build_expert_graph(model->expert_graph_->context, model->expert_graph_->graph, &model->batch_);
+  CHECK(ggml_gallocr_alloc_graph(model->scratch_, model->expert_graph_->graph));
+  return model;
+}
+
+// The largest graph of each kind decides how much scratch the intermediates need.
+void Model::measure_scratch() {
+  scratch_ = ggml_gallocr_new(ggml_backend_get_default_buffer_type(compute_.backend()));
+  CHECK(scratch_ != nullptr);
+  const int32_t tokens = std::min(kStageTokens, options_.workspace.columns);
+  const auto measure = [&](const std::unique_ptr<Graph>& graph) {
+    CHECK(ggml_gallocr_reserve(scratch_, graph->graph));
+    scratch_bytes_ = std::max<uint64_t>(scratch_bytes_, ggml_gallocr_get_buffer_size(scratch_, 0));
+  };
+  for (int32_t layer = 0; layer < config_.n_layer; ++layer) measure(build_attention(LayerId{layer}, 0, tokens));
+  measure(build_embed(tokens));
+  measure(build_head(0, options_.workspace.max_window));
+}
+
+Status Model::load(const FileSet& files, ReadQueue& queue, const std::function<void(uint64_t, uint64_t)>& progress) {
+  return dense_.load(files, queue, progress);
+}
+
+void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
+  const uint64_t graphs = static_cast<uint64_t>(std::min(kCachedWindow, options_.workspace.max_window)) *
+                          static_cast<uint64_t>(config_.n_layer) * graph_context_bytes();
+  ledger.add(prefix + "dense weights", dense_.bytes());
+  ledger.add(prefix + "KV cache", kv_.bytes());
+  ledger.add(prefix + "activations", workspace_.bytes() + scratch_bytes_);
+  ledger.add(prefix + "graphs", graphs);
+}
+
+ggml_tensor* Model::column_view(Graph& graph, ggml_type type, const void* base, int64_t width, int32_t first,
+                                int32_t count) const {
+  ggml_tensor* tensor = width == 1 ? ggml_new_tensor_1d(graph.context, type, count)
+                                   : ggml_new_tensor_2d(graph.context, type, width, count);
+  workspace_.buffer().place(tensor, workspace_.offset_of(base) + ggml_row_size(type, width) * static_cast<uint64_t>(first));
+  return tensor;
+}
+
+std::unique_ptr<Model::Graph> Model::build_embed(int32_t count) {
+  auto graph = std::make_unique<Graph>();
+  ggml_tensor* tokens = column_view(*graph, GGML_TYPE_I32, workspace_.tokens, 1, 0, count);
+  ggml_tensor* rows = ggml_get_rows(graph->context, weights_.token_embedding, tokens);
+  workspace_.buffer().place(rows, workspace_.offset_of(workspace_.residual));
+  ggml_build_forward_expand(graph->graph, rows);
+  return graph;
+}
+
+std::unique_ptr<Model::Graph> Model::build_attention(LayerId layer, int32_t first, int32_t count) {
+  auto graph = std::make_unique<Graph>();
+  StageBuilder builder(graph->context, graph->graph, config_);
+  const LayerInputs inputs = {
+      column_view(*graph, GGML_TYPE_F32, workspace_.residual, config_.n_embd, first, count),
+      column_view(*graph, GGML_TYPE_I32, workspace_.positions, 1, first, count),
+      column_view(*graph, GGML_TYPE_I64, workspace_.kv_rows, 1, first, count),
+  };
+  const LayerStage stage = family_->build_layer(builder, weights_, kv_, index(layer), inputs);
+  // Results go straight to their columns. The sum into the residual may overwrite its own input, element by element.
+  const auto place = [&](ggml_tensor* tensor, const void* base, uint64_t row_bytes) {
+    workspace_.buffer().place(tensor, workspace_.offset_of(base) + row_bytes * static_cast<uint64_t>(first));
+    ggml_build_forward_expand(graph->graph, tensor);
+  };
+  if (stage.router_logits != nullptr) {
+    const ExpertLayer& experts = layout_.layers[index(layer)];
+    ggml_tensor* quantized = builder.quantized(stage.ffn_input, experts.gate.type);
+    place(stage.router_logits, workspace_.router_logits, sizeof(float) * static_cast<uint64_t>(config_.n_expert));
+    // Rows of this layer's type lie dense from the column's start, so a graph's first row decides the place.
+    if (quantized->data == nullptr) place(quantized, workspace_.ffn_input, quantized->nb[1]);
+  }
+  place(stage.residual, workspace_.residual, sizeof(float) * static_cast<uint64_t>(config_.n_embd));
+  return graph;
+}
+
+std::unique_ptr<Model::Graph> Model::build_head(int32_t first, int32_t count) {
+  auto graph = std::make_unique<Graph>();
+  StageBuilder builder(graph->context, graph->graph, config_);
+  ggml_tensor* x = column_view(*graph, GGML_TYPE_F32, workspace_.residual, config_.n_embd, first, count);
+  ggml_tensor* logits = builder.linear(weights_.output, builder.rms_norm(x, weights_.output_norm));
+  workspace_.buffer().place(logits, workspace_.offset_of(workspace_.logits));
+  ggml_build_forward_expand(graph->graph, logits);
+  return graph;
+}
+
+void Model::run(Graph& graph) {
+  CHECK(ggml_gallocr_alloc_graph(scratch_, graph.graph));
+  CHECK(ggml_gallocr_get_buffer_size(scratch_, 0) <= scratch_bytes_);
+  compute_.run(graph.graph);
+}
+
+void Model::embed(std::span<const int32_t> tokens, int32_t first_position) {
+  CHECK(static_cast<int32_t>(tokens.size()) <= options_.workspace.columns);
+  CHECK(first_position + static_cast<int32_t>(tokens.size()) <= kv_.context());
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    CHECK(tokens[i] >= 0 && tokens[i] < config_.n_vocab);
+    workspace_.tokens[i] = tokens[i];
+    workspace_.positions[i] = first_position + static_cast<int32_t>(i);
+    workspace_.kv_rows[i] = first_position + static_cast<int64_t>(i);
+  }
+  const std::unique_ptr<Graph> graph = build_embed(static_cast<int32_t>(tokens.size()));
+  run(*graph);
+}
+
+void Model::attention(LayerId layer, int32_t first, int32_t count) {
+  CHECK(count > 0 && count <= kStageTokens);
+  if (first != 0 || count > kCachedWindow) {
+    const std::unique_ptr<Graph> graph = build_attention(layer, first, count);
+    run(*graph);
+    return;
+  }
+  std::unique_ptr<Graph>& graph = attention_graphs_[{index(layer), count}];
+  if (graph == nullptr) {
+    graph = build_attention(layer, first, count);
+    // Addresses into the scratch stay valid: the buffer never grows after measure_scratch().
+    CHECK(ggml_gallocr_alloc_graph(scratch_, graph->graph));
+  }
+  compute_.run(graph->graph);
+}
+
+void Model::run_experts(const ops::ExpertBatch& batch) {
+  batch_ = batch;
+  compute_.run(expert_graph_->graph);
+}
+
+void Model::head(int32_t first, int32_t count) {
+  CHECK(count > 0 && count <= options_.workspace.max_window);
+  const std::unique_ptr<Graph> graph = build_head(first, count);
+  run(*graph);
+}
+
+}  // namespace drafthorse

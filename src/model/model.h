@@ -1,0 +1,99 @@
+// A model on the device: dense weights, KV cache, activations, and the stages of a pass.
+//
+// create() reserves and plans, so that memory is known before anything is read; load() reads the dense weights. The
+// routed experts are the expert store's business: layout() says where they are, and whoever runs a pass computes them
+// between attention() and the next layer. One thread uses a Model.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "backend/compute.h"
+#include "base/ledger.h"
+#include "io/expert_layout.h"
+#include "io/gguf_index.h"
+#include "model/config.h"
+#include "model/family.h"
+#include "model/kv_cache.h"
+#include "model/weights.h"
+#include "model/workspace.h"
+#include "ops/expert_ffn.h"
+
+namespace drafthorse {
+
+// Tokens that go through attention in one graph. Larger windows are cut; the bits do not change.
+inline constexpr int32_t kStageTokens = 256;
+
+struct ModelOptions {
+  int32_t context = 0;     // positions of the KV cache
+  WorkspaceShape workspace;
+};
+
+class Model {
+ public:
+  static Result<std::unique_ptr<Model>> create(const GgufIndex& index, const ModelConfig& config, Compute& compute,
+                                               const ModelOptions& options);
+  ~Model();
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+
+  Status load(const FileSet& files, ReadQueue& queue, const std::function<void(uint64_t, uint64_t)>& progress);
+
+  // Adds this model's parts, each tag after `prefix`.
+  void account(MemoryLedger& ledger, const std::string& prefix) const;
+
+  const ModelConfig& config() const { return config_; }
+  const ExpertLayout& layout() const { return layout_; }
+  KvCache& kv() { return kv_; }
+  Workspace& workspace() { return workspace_; }
+
+  // --- the stages of a pass over `count` tokens, which are columns [0, count) of the workspace
+
+  // workspace.tokens -> workspace.residual; positions start at `first_position`.
+  void embed(std::span<const int32_t> tokens, int32_t first_position);
+
+  // One layer up to its routed experts: residual -> residual, ffn_input, router_logits; writes the KV cache.
+  // Columns [first, first + count), count at most kStageTokens.
+  void attention(LayerId layer, int32_t first, int32_t count);
+
+  // Computes `batch` (pointers into the workspace and to expert weights).
+  void run_experts(const ops::ExpertBatch& batch);
+
+  // Columns [first, first + count) of residual -> workspace.logits columns [0, count); count at most max_window.
+  void head(int32_t first, int32_t count);
+
+  bool is_moe_layer(LayerId layer) const { return !layout_.layers[index(layer)].experts.empty(); }
+
+ private:
+  struct Graph;
+  Model(const ModelConfig& config, Compute& compute, const ModelOptions& options);
+  std::unique_ptr<Graph> new_graph() const;
+  std::unique_ptr<Graph> build_embed(int32_t count);
+  std::unique_ptr<Graph> build_attention(LayerId layer, int32_t first, int32_t count);
+  std::unique_ptr<Graph> build_head(int32_t first, int32_t count);
+  void measure_scratch();
+  void run(Graph& graph);
+  ggml_tensor* column_view(Graph& graph, ggml_type type, const void* base, int64_t width, int32_t first,
+                           int32_t count) const;
+
+  ModelConfig config_;
+  Compute& compute_;
+  ModelOptions options_;
+  const Family* family_ = nullptr;
+  ModelWeights weights_;
+  DenseWeights dense_;
+  ExpertLayout layout_;
+  KvCache kv_;
+  Workspace workspace_;
+  uint64_t scratch_bytes_ = 0;
+  ggml_gallocr_t scratch_ = nullptr;
+  std::map<std::pair<int32_t, int32_t>, std::unique_ptr<Graph>> attention_graphs_;  // by (layer, count), first = 0
+  std::unique_ptr<Graph> expert_graph_;
+  ops::ExpertBatch batch_;
+};
+
+}  // namespace drafthorse

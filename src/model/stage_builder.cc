@@ -1,0 +1,47 @@
+#include "model/stage_builder.h"
+
+#include "ops/attention.h"
+#include "ops/linear.h"
+
+namespace drafthorse {
+
+ggml_tensor* StageBuilder::rms_norm(ggml_tensor* x, ggml_tensor* weight) {
+  return ggml_mul(context_, ggml_rms_norm(context_, x, config_.rms_epsilon), weight);
+}
+
+ggml_tensor* StageBuilder::quantized(ggml_tensor* x, ggml_type weight_type) {
+  const ggml_type type = ops::activation_type(weight_type);
+  for (const Quantized& known : quantized_) {
+    if (known.x == x && known.type == type) return known.result;
+  }
+  ggml_tensor* result = ops::quantize(context_, x, weight_type);
+  quantized_.push_back({x, type, result});
+  return result;
+}
+
+ggml_tensor* StageBuilder::linear(ggml_tensor* w, ggml_tensor* x, ggml_tensor* bias) {
+  ggml_tensor* y = ops::linear(context_, w, quantized(x, w->type));
+  return bias == nullptr ? y : ggml_add(context_, y, bias);
+}
+
+ggml_tensor* StageBuilder::rope_interleaved(ggml_tensor* x, ggml_tensor* positions, ggml_tensor* factors) {
+  constexpr float kNoExtrapolation = 0;  // plain or linearly scaled rotation
+  return ggml_rope_ext(context_, x, positions, factors, config_.rope_dims, GGML_ROPE_TYPE_NORMAL,
+                       config_.context_trained, config_.rope_base, config_.rope_frequency_scale, kNoExtrapolation, 1.0F,
+                       32.0F, 1.0F);
+}
+
+ggml_tensor* StageBuilder::cached_attention(ggml_tensor* q, ggml_tensor* k, ggml_tensor* v, const KvCache& cache,
+                                            int32_t layer, ggml_tensor* positions, ggml_tensor* kv_rows) {
+  const auto flat = [&](ggml_tensor* x) { return ggml_reshape_2d(context_, x, x->ne[0] * x->ne[1], x->ne[2]); };
+  ggml_tensor* keys = ggml_set_rows(context_, cache.keys(layer), flat(k), kv_rows);
+  ggml_tensor* values = ggml_set_rows(context_, cache.values(layer), flat(v), kv_rows);
+  return ops::attention(context_, q, keys, values, positions,
+                        {config_.head_dim, config_.n_head, config_.n_head_kv, config_.attention_scale});
+}
+
+ggml_tensor* StageBuilder::gated_ffn(ggml_tensor* x, ggml_tensor* gate, ggml_tensor* up, ggml_tensor* down) {
+  return linear(down, ops::gated_linear(context_, gate, up, quantized(x, gate->type)));
+}
+
+}  // namespace drafthorse

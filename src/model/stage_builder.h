@@ -1,0 +1,59 @@
+// What a family's file builds stage graphs from: the vocabulary of a transformer layer.
+//
+// On the CPU linears and attention are our ops inside the ggml graph, the rest is ggml's own, row by row and so
+// independent of the window. A builder lives as long as one graph is being built.
+#pragma once
+
+#include <ggml.h>
+
+#include <utility>
+#include <vector>
+
+#include "model/config.h"
+#include "model/kv_cache.h"
+#include "model/weights.h"
+
+namespace drafthorse {
+
+class StageBuilder {
+ public:
+  StageBuilder(ggml_context* context, ggml_cgraph* graph, const ModelConfig& config)
+      : context_(context), graph_(graph), config_(config) {}
+
+  ggml_context* context() const { return context_; }
+  ggml_cgraph* graph() const { return graph_; }
+  const ModelConfig& config() const { return config_; }
+
+  // x: [width, n], weight: [width] -> x / rms(x) * weight
+  ggml_tensor* rms_norm(ggml_tensor* x, ggml_tensor* weight);
+
+  // w: [columns, rows], x: [columns, n], bias: [rows] or nullptr -> [rows, n]
+  ggml_tensor* linear(ggml_tensor* w, ggml_tensor* x, ggml_tensor* bias = nullptr);
+
+  // x quantised for weights of this type; made once per (x, type).
+  ggml_tensor* quantized(ggml_tensor* x, ggml_type weight_type);
+
+  // x: [head_dim, heads, n], positions: [n]; rotates pairs (2i, 2i + 1), architecture "llama"'s way
+  ggml_tensor* rope_interleaved(ggml_tensor* x, ggml_tensor* positions, ggml_tensor* factors);
+
+  // Writes k, v ([head_dim, n_head_kv, n]) to the cache's rows and attends with q ([head_dim, n_head, n]).
+  // -> [head_dim * n_head, n]
+  ggml_tensor* cached_attention(ggml_tensor* q, ggml_tensor* k, ggml_tensor* v, const KvCache& cache, int32_t layer,
+                                ggml_tensor* positions, ggml_tensor* kv_rows);
+
+  // down(silu(gate x) * (up x))
+  ggml_tensor* gated_ffn(ggml_tensor* x, ggml_tensor* gate, ggml_tensor* up, ggml_tensor* down);
+
+ private:
+  ggml_context* context_;
+  ggml_cgraph* graph_;
+  const ModelConfig& config_;
+  struct Quantized {
+    ggml_tensor* x;
+    ggml_type type;
+    ggml_tensor* result;
+  };
+  std::vector<Quantized> quantized_;
+};
+
+}  // namespace drafthorse
