@@ -64,6 +64,7 @@ Status ForwardPass::run_chunk(std::span<const int32_t> tokens, int32_t logits_wa
   const WorkspaceShape& shape = model_.workspace().shape();
   CHECK(logits_wanted <= std::min(count, shape.max_window));
   const int32_t n_layer = model_.config().n_layer;
+  chunk_tokens_ = count;
   model_.embed(tokens, model_.kv().length());
   for (int32_t i = 0; i < n_layer; ++i) {
     const LayerId layer{i};
@@ -221,6 +222,7 @@ void ForwardPass::prefetch_next_layer(LayerId layer, int32_t count) {
 }
 
 void ForwardPass::record_committed(int32_t count) {
+  CHECK(count <= chunk_tokens_);
   if (cache_ == nullptr || count == 0) return;
   std::vector<int32_t> used(static_cast<size_t>(model_.config().n_expert));
   for (int32_t i = 0; i < model_.config().n_layer; ++i) {

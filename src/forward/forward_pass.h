@@ -52,6 +52,8 @@ class ForwardPass {
 
   // The first `count` tokens of the last window (run() of up to max_window tokens) became part of the text.
   void record_committed(int32_t count);
+  // All tokens of the last run() became part of the text: what the prompt used is what its continuation may use.
+  void record_prompt() { record_committed(chunk_tokens_); }
 
  private:
   Status run_chunk(std::span<const int32_t> tokens, int32_t logits_wanted,
@@ -69,6 +71,7 @@ class ForwardPass {
   const Clock& clock_;
   const std::atomic<bool>* interrupted_;
   PassStats stats_;
+  int32_t chunk_tokens_ = 0;  // tokens that routes_ holds
 
   std::vector<std::vector<RoutedExpert>> routes_;   // by layer: [tokens * n_expert_used]
   std::vector<std::vector<int32_t>> tokens_of_;     // by expert: tokens of the present layer routed to it

@@ -37,40 +37,48 @@ class Mutator {
  public:
   explicit Mutator(uint64_t seed) : random_(seed) {}
 
-  // One to four injuries.
+  // One to three injuries.
   void damage(Bytes& bytes) {
-    for (uint64_t n = 1 + below(4); n > 0 && bytes.size() > 16; --n) damage_once(bytes);
+    for (uint64_t n = 1 + below(3); n > 0 && bytes.size() > 16; --n) damage_once(bytes);
   }
 
  private:
   uint64_t below(uint64_t limit) { return random_() % limit; }
 
-  // Half of all damage goes where the counts and the first keys are.
+  // A third of all damage goes where the counts and the first keys are.
   size_t place(const Bytes& bytes, size_t length) {
     const size_t last = bytes.size() - length;
-    return static_cast<size_t>(below(below(2) == 0 ? std::min<size_t>(last + 1, 1'500) : last + 1));
+    return static_cast<size_t>(below(below(3) == 0 ? std::min<size_t>(last + 1, 1'500) : last + 1));
   }
 
   void damage_once(Bytes& bytes) {
-    switch (below(8)) {
-      case 0: bytes[place(bytes, 1)] ^= static_cast<std::byte>(1U << below(8)); break;
-      case 1: bytes[place(bytes, 1)] = static_cast<std::byte>(below(256)); break;
-      case 2: overwrite(bytes, static_cast<uint64_t>(below(2) == 0 ? random_() : uint64_t{1} << below(64))); break;
-      case 3: overwrite(bytes, static_cast<uint32_t>(below(40))); break;
-      case 4: overwrite(bytes, static_cast<uint64_t>(below(300))); break;
-      case 5: {  // makes twins: of keys, tokens, names
-        const size_t length = 1 + static_cast<size_t>(below(std::min<size_t>(bytes.size() / 2, 24)));
-        const size_t from = place(bytes, length);
-        const size_t to = place(bytes, length);
-        std::memmove(bytes.data() + to, bytes.data() + from, length);
-        break;
-      }
-      case 6: bytes.resize(1 + static_cast<size_t>(below(bytes.size()))); break;
-      default: {
-        const Bytes inserted(static_cast<size_t>(1 + below(16)), static_cast<std::byte>(below(256)));
-        bytes.insert(bytes.begin() + static_cast<std::ptrdiff_t>(place(bytes, 1)), inserted.begin(), inserted.end());
-      }
+    const uint64_t kind = below(16);
+    if (kind < 4) {
+      bytes[place(bytes, 1)] ^= static_cast<std::byte>(1U << below(8));
+    } else if (kind < 6) {
+      bytes[place(bytes, 1)] = static_cast<std::byte>(below(256));
+    } else if (kind == 6) {
+      overwrite(bytes, below(2) == 0 ? random_() : uint64_t{1} << below(64));
+    } else if (kind == 7) {
+      overwrite(bytes, static_cast<uint32_t>(below(40)));
+    } else if (kind == 8) {
+      overwrite(bytes, below(300));
+    } else if (kind < 14) {
+      copy_within(bytes);
+    } else if (kind == 14) {
+      bytes.resize(1 + static_cast<size_t>(below(bytes.size())));
+    } else {
+      const Bytes inserted(static_cast<size_t>(1 + below(16)), static_cast<std::byte>(below(256)));
+      bytes.insert(bytes.begin() + static_cast<std::ptrdiff_t>(place(bytes, 1)), inserted.begin(), inserted.end());
     }
+  }
+
+  // Makes twins: of keys, tokens, names.
+  void copy_within(Bytes& bytes) {
+    const size_t length = 1 + static_cast<size_t>(below(std::min<size_t>(bytes.size() / 2, below(2) == 0 ? 3 : 24)));
+    const size_t from = place(bytes, length);
+    const size_t to = place(bytes, length);
+    std::memmove(bytes.data() + to, bytes.data() + from, length);
   }
 
   template <typename T>

@@ -23,6 +23,8 @@ class TemporaryFile {
   const std::string& path() const { return path_; }
 
   void write(std::span<const std::byte> content) const {
+    // A new file each time: some file systems flush one that is truncated and written again.
+    ::unlink(path_.c_str());
     std::ofstream file(path_, std::ios::binary | std::ios::trunc);
     file.write(reinterpret_cast<const char*>(content.data()), static_cast<std::streamsize>(content.size()));
     ASSERT_TRUE(file.good()) << path_;

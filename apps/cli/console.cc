@@ -1,0 +1,89 @@
+#include "console.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "base/clock.h"
+
+namespace drafthorse::cli {
+namespace {
+
+constexpr int64_t kRefreshNs = 100'000'000;
+constexpr int kBarWidth = 30;
+
+winsize terminal_size() {
+  winsize size{};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) size = {24, 80, 0, 0};
+  return size;
+}
+
+}  // namespace
+
+Console::Console() : error_is_terminal_(isatty(STDERR_FILENO) != 0), output_is_terminal_(isatty(STDOUT_FILENO) != 0) {}
+
+Console::~Console() {
+  end_progress();
+  end_status();
+}
+
+void Console::progress(std::string_view what, double part) {
+  if (!error_is_terminal_) return;
+  const int64_t now = SteadyClock().now_ns();
+  if (part < 1 && now - last_shown_ns_ < kRefreshNs) return;
+  last_shown_ns_ = now;
+  bar_shown_ = true;
+  const auto filled = static_cast<int>(std::clamp(part, 0.0, 1.0) * kBarWidth);
+  fmt::print(stderr, "\r\033[K{} [{:#<{}}{:.<{}}] {:3.0f}%", what, "", filled, "", kBarWidth - filled, part * 100);
+  std::fflush(stderr);
+}
+
+void Console::end_progress() {
+  if (bar_shown_) fmt::print(stderr, "\r\033[K");
+  bar_shown_ = false;
+}
+
+// Scrolling is limited to the rows above the last one, so that the streamed text never runs into the status.
+void Console::reserve_last_row() {
+  const winsize size = terminal_size();
+  if (reserved_rows_ == size.ws_row || size.ws_row < 4) return;
+  reserved_rows_ = size.ws_row;
+  if (output_is_terminal_) fmt::print(stderr, "\n\033[A\0337\033[1;{}r\0338", reserved_rows_ - 1);
+}
+
+void Console::status(const std::string& line) {
+  if (!error_is_terminal_) return;
+  const int64_t now = SteadyClock().now_ns();
+  if (now - last_shown_ns_ < kRefreshNs) return;
+  last_shown_ns_ = now;
+  const std::string shown = line.substr(0, terminal_size().ws_col - 1U);
+  if (!output_is_terminal_) {  // the text goes elsewhere: the status has the screen for itself
+    fmt::print(stderr, "\r\033[K{}", shown);
+    bar_shown_ = true;
+  } else {
+    std::fflush(stdout);
+    reserve_last_row();
+    if (reserved_rows_ > 0) fmt::print(stderr, "\0337\033[{};1H\033[K\033[2m{}\033[0m\0338", reserved_rows_, shown);
+  }
+  std::fflush(stderr);
+}
+
+void Console::end_status() {
+  if (reserved_rows_ > 0 && output_is_terminal_) {
+    std::fflush(stdout);
+    fmt::print(stderr, "\0337\033[{};1H\033[K\033[r\0338", reserved_rows_);
+    std::fflush(stderr);
+  }
+  reserved_rows_ = 0;
+  end_progress();
+}
+
+void Console::line(std::string_view text) {
+  end_progress();
+  fmt::print(stderr, "{}\n", text);
+}
+
+}  // namespace drafthorse::cli

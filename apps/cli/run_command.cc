@@ -1,0 +1,254 @@
+#include "run_command.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <charconv>
+#include <csignal>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+
+#include "base/host_memory.h"
+#include "base/units.h"
+#include "console.h"
+#include "engine/session.h"
+#include "stats_json.h"
+
+namespace drafthorse::cli {
+namespace {
+
+// A signal handler has no other way to reach the engine. The second Ctrl-C ends the process the hard way.
+std::atomic<Engine*> g_interruptible{nullptr};
+
+void on_interrupt(int) {
+  Engine* engine = g_interruptible;
+  if (engine == nullptr || engine->interrupted()) {
+    std::signal(SIGINT, SIG_DFL);
+    std::raise(SIGINT);
+    return;
+  }
+  engine->interrupt();
+}
+
+class InterruptScope {
+ public:
+  explicit InterruptScope(Engine& engine) {
+    g_interruptible = &engine;
+    std::signal(SIGINT, on_interrupt);
+  }
+  ~InterruptScope() {
+    std::signal(SIGINT, SIG_DFL);
+    g_interruptible = nullptr;
+  }
+  InterruptScope(const InterruptScope&) = delete;
+  InterruptScope& operator=(const InterruptScope&) = delete;
+};
+
+int fail(Console& console, const Status& status) {
+  console.line("drafthorse: " + status.message());
+  return static_cast<int>(status.kind());
+}
+
+Result<std::string> read_prompt(const RunFlags& flags) {
+  if (flags.prompt_given) return flags.prompt;
+  std::ostringstream text;
+  if (!flags.prompt_file.empty()) {
+    std::ifstream file(flags.prompt_file, std::ios::binary);
+    if (!file) return file_error(fmt::format("{}: cannot be read; check the path given with -f", flags.prompt_file));
+    text << file.rdbuf();
+    if (file.bad()) return file_error(fmt::format("{}: reading failed", flags.prompt_file));
+    return text.str();
+  }
+  if (isatty(STDIN_FILENO) != 0) return usage_error("no prompt: give one with -p TEXT, -f FILE or on standard input");
+  text << std::cin.rdbuf();
+  return text.str();
+}
+
+Result<EngineOptions> engine_options(const RunFlags& flags) {
+  EngineOptions options;
+  options.target_path = flags.target;
+  options.draft_path = flags.draft;
+  options.context = flags.context;
+  options.threads = flags.threads;
+  options.io = flags.io;
+  if (!flags.eviction.empty()) options.eviction = flags.eviction;
+  if (!flags.ram.empty()) {
+    ASSIGN_OR_RETURN(options.ram_bytes, parse_size(flags.ram));
+  }
+  if (flags.draft_depth != "auto") {
+    int32_t depth = 0;
+    const std::string& text = flags.draft_depth;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), depth);
+    if (error != std::errc() || end != text.data() + text.size() || depth < 0 || depth > kMaxDraftDepth) {
+      return usage_error(fmt::format("--draft-depth {}: give auto or a number from 0 to {}", text, kMaxDraftDepth));
+    }
+    options.draft_depth = depth;
+  }
+  if (flags.temperature != 0) {
+    return usage_error("only greedy decoding is built: --temp 0");
+  }
+  return options;
+}
+
+std::string status_line(const Engine& engine, const SessionStats& stats) {
+  return fmt::format("{} tokens  {:.1f} tokens/s  {} of {} RAM", stats.generated_tokens, stats.decode_tokens_per_s(),
+                     format_size(resident_bytes()), format_size(engine.ram_budget_bytes()));
+}
+
+void print_summary(Console& console, Engine& engine, const Session& session) {
+  const SessionStats& stats = session.stats();
+  console.line(fmt::format("{} tokens, {:.2f} tokens/s; prompt {} tokens in {:.2f} s, first token after {:.2f} s",
+                           stats.generated_tokens, stats.decode_tokens_per_s(), stats.prompt_tokens, stats.prefill_s,
+                           stats.ttft_s));
+  if (engine.drafter() != nullptr && stats.steps > 0) {
+    console.line(fmt::format("draft: {:.0f} % of {} drafted tokens accepted, {:.2f} tokens per verification; {}",
+                             stats.acceptance() * 100, stats.drafted_tokens, stats.tokens_per_verification(),
+                             session.explain_depth()));
+  }
+  if (engine.target().cache != nullptr) {
+    console.line(fmt::format("experts: {} of {} fit; {:.0f} % were there when needed; {} read per token; {:.0f} % of the "
+                             "time spent waiting for them",
+                             engine.memory_plan().slots, engine.target().model->layout().total_experts(),
+                             stats.hit_rate() * 100, format_size(static_cast<uint64_t>(stats.bytes_read_per_token())),
+                             stats.decode_s > 0 ? 100 * stats.stall_s / stats.decode_s : 0.0));
+  }
+  console.line(fmt::format("memory: {} at most, of a budget of {}", format_size(peak_resident_bytes()),
+                           format_size(engine.ram_budget_bytes())));
+}
+
+void print_stats(Console& console, const Engine& engine, const SessionStats& stats) {
+  console.line("\nmemory budget");
+  for (const MemoryLedger::Entry& entry : engine.ledger().entries()) {
+    console.line(fmt::format("  {:<28} {:>12}", entry.tag, format_size(entry.bytes)));
+  }
+  console.line(fmt::format("  {:<28} {:>12}", "in all", format_size(engine.ledger().total())));
+  console.line(fmt::format("\ndecoding: {:.2f} s = draft {:.2f} + verify {:.2f}, of which {:.2f} waiting for experts",
+                           stats.decode_s, stats.draft_s, stats.verify_s, stats.stall_s));
+  for (size_t i = 0; i < stats.reached_by_position.size(); ++i) {
+    console.line(fmt::format("  draft position {:>2}: reached {:>5}, accepted {:>3.0f} %", i + 1,
+                             stats.reached_by_position[i],
+                             100.0 * static_cast<double>(stats.accepted_by_position[i]) /
+                                 static_cast<double>(std::max<int64_t>(1, stats.reached_by_position[i]))));
+  }
+  if (stats.decode_layers.empty()) return;
+  console.line("\nlayer     hits  in flight   misses  evicted       read  read ahead   waiting");
+  for (size_t i = 0; i < stats.decode_layers.size(); ++i) {
+    const LayerCacheStats& layer = stats.decode_layers[i];
+    console.line(fmt::format("{:>5} {:>8} {:>10} {:>8} {:>8} {:>10} {:>11} {:>7.2f} s", i, layer.hits,
+                             layer.in_flight_hits, layer.misses, layer.evictions, format_size(layer.bytes_demanded),
+                             format_size(layer.bytes_prefetched), seconds(layer.stall_ns)));
+  }
+}
+
+std::string_view stop_name(const Session& session, bool interrupted) {
+  if (interrupted) return "interrupted";
+  switch (session.stop_reason()) {
+    case StopReason::kEndOfText: return "end of text";
+    case StopReason::kContextFull: return "context full";
+    default: return "token limit";
+  }
+}
+
+Status write_stats(const std::string& path, const nlohmann::ordered_json& json) {
+  std::ofstream file(path);
+  file << json.dump(2) << '\n';
+  file.flush();
+  if (!file) return file_error(fmt::format("{}: the statistics cannot be written there", path));
+  return {};
+}
+
+// Streams until something stops it. The status is of failures alone.
+Status generate(Engine& engine, Session& session, Console& console) {
+  while (session.stop_reason() == StopReason::kNone) {
+    ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, session.decode_step());
+    for (const int32_t token : tokens) {
+      const std::string piece = engine.tokenizer().piece(token);
+      std::fwrite(piece.data(), 1, piece.size(), stdout);
+    }
+    if (std::fflush(stdout) != 0) return runtime_error("standard output cannot be written to");
+    console.status(status_line(engine, session.stats()));
+  }
+  return {};
+}
+
+}  // namespace
+
+CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
+  CLI::App* run = app.add_subcommand("run", "Generate text from a prompt");
+  run->add_option("-m,--model", flags.target, "the model, a GGUF file (any shard of a split one)")->type_name("FILE");
+  run->add_option("-d,--draft", flags.draft, "a smaller model with the same vocabulary, to draft with")->type_name("FILE");
+  CLI::Option* prompt = run->add_option("-p,--prompt", flags.prompt, "the prompt, taken literally")->type_name("TEXT");
+  run->add_option("-f,--file", flags.prompt_file, "read the prompt from a file")->type_name("FILE")->excludes(prompt);
+  run->add_option("-n,--tokens", flags.tokens, "generate at most this many tokens; default: until the text ends")
+      ->type_name("N")->check(CLI::NonNegativeNumber);
+  run->add_option("--ram", flags.ram, "memory for everything, such as 8G or 1200M; default: what the machine has free")
+      ->type_name("SIZE");
+  run->add_option("--ctx", flags.context, "longest text in tokens, prompt included")
+      ->type_name("N")->check(CLI::Range(1, 1 << 24))->capture_default_str();
+  run->add_option("--draft-depth", flags.draft_depth, "tokens drafted per step: auto, or a number")
+      ->type_name("auto|N")->capture_default_str();
+  run->add_option("--temp", flags.temperature, "sampling temperature; 0 is greedy")->type_name("T")->capture_default_str();
+  run->add_option("--eviction", flags.eviction, fmt::format("which expert goes when memory is full: a name, or list "
+                                                            "[{}]", kDefaultEviction))->type_name("NAME");
+  run->add_option("--io", flags.io, "how to read: uring, pread, or list")->type_name("NAME")->capture_default_str();
+  run->add_option("--threads", flags.threads, "threads to compute with; default: one per core")
+      ->type_name("N")->check(CLI::Range(1, 512));
+  run->add_flag("--stats", flags.stats, "show where memory and time went");
+  run->add_option("--stats-file", flags.stats_file, "write the statistics as JSON")->type_name("FILE");
+  run->callback([prompt, &flags] { flags.prompt_given = prompt->count() > 0; });
+  return run;
+}
+
+int run(const RunFlags& flags) {
+  Console console;
+  if (flags.eviction == "list" || flags.io == "list") {
+    const std::vector<std::string> names =
+        flags.eviction == "list" ? eviction_policy_names() : std::vector<std::string>{"uring", "pread"};
+    for (const std::string& name : names) fmt::print("{}\n", name);
+    return 0;
+  }
+  if (flags.target.empty()) return fail(console, usage_error("no model: give one with -m FILE"));
+  Result<EngineOptions> options = engine_options(flags);
+  if (!options.ok()) return fail(console, options.status());
+  const Result<std::string> prompt = read_prompt(flags);
+  if (!prompt.ok()) return fail(console, prompt.status());
+
+  Result<std::unique_ptr<Engine>> opened = Engine::open(
+      *options, [&](std::string_view phase, double part) { console.progress(phase, part); });
+  console.end_progress();
+  if (!opened.ok()) return fail(console, opened.status());
+  Engine& engine = **opened;
+  for (const std::string& notice : engine.notices()) console.line("note: " + notice);
+
+  const std::vector<int32_t> tokens = engine.tokenizer().tokenize(*prompt);
+  if (tokens.empty()) return fail(console, usage_error("the prompt is empty"));
+  const InterruptScope interruptible(engine);
+  Session session(engine);
+  session.set_token_limit(flags.tokens);
+  Status status = session.prefill(tokens, [&](double part) { console.progress("reading the prompt", part); });
+  console.end_progress();
+  if (status.ok()) status = generate(engine, session, console);
+  console.end_status();
+  const bool interrupted = status.kind() == StatusKind::kInterrupted;
+  if (!status.ok() && !interrupted) {
+    fail(console, status);
+    return static_cast<int>(status.kind());
+  }
+  if (session.stats().generated_tokens > 0 && isatty(STDOUT_FILENO) != 0) console.line("");
+  if (session.stop_reason() == StopReason::kContextFull) {
+    console.line(fmt::format("note: the context of {} tokens is full; raise --ctx for longer texts", engine.context()));
+  }
+  print_summary(console, engine, session);
+  if (flags.stats) print_stats(console, engine, session.stats());
+  if (!flags.stats_file.empty()) {
+    const Status written = write_stats(
+        flags.stats_file, stats_json(engine, session, std::string(stop_name(session, interrupted))));
+    if (!written.ok()) return fail(console, written);
+  }
+  return static_cast<int>(status.kind());
+}
+
+}  // namespace drafthorse::cli

@@ -1,0 +1,33 @@
+// `drafthorse run`: generates from a prompt.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+namespace drafthorse::cli {
+
+struct RunFlags {
+  std::string target;
+  std::string draft;
+  std::string prompt;
+  bool prompt_given = false;
+  std::string prompt_file;
+  int64_t tokens = -1;
+  std::string ram;
+  int32_t context = 4096;
+  std::string draft_depth = "auto";
+  double temperature = 0;
+  std::string eviction;
+  std::string io = "uring";
+  int threads = 0;
+  bool stats = false;
+  std::string stats_file;
+};
+
+// Declares the flags; they are filled in when the command line is parsed.
+CLI::App* add_run_command(CLI::App& app, RunFlags& flags);
+
+// Returns the process's exit code.
+int run(const RunFlags& flags);
+
+}  // namespace drafthorse::cli

@@ -1,0 +1,81 @@
+#include "stats_json.h"
+
+#include "base/host_memory.h"
+
+namespace drafthorse::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json layer_json(const LayerCacheStats& layer) {
+  return {{"hits", layer.hits},
+          {"in_flight_hits", layer.in_flight_hits},
+          {"misses", layer.misses},
+          {"evictions", layer.evictions},
+          {"bytes_demanded", layer.bytes_demanded},
+          {"bytes_read_ahead", layer.bytes_prefetched},
+          {"stall_s", seconds(layer.stall_ns)}};
+}
+
+Json layers_json(const std::vector<LayerCacheStats>& layers) {
+  Json out = Json::array();
+  for (size_t i = 0; i < layers.size(); ++i) {
+    Json layer = layer_json(layers[i]);
+    layer["layer"] = i;
+    out.push_back(std::move(layer));
+  }
+  return out;
+}
+
+}  // namespace
+
+Json stats_json(Engine& engine, const Session& session, const std::string& stop) {
+  const SessionStats& stats = session.stats();
+  const EngineOptions& options = engine.options();
+  Json memory = Json::array();
+  for (const MemoryLedger::Entry& entry : engine.ledger().entries()) {
+    memory.push_back({{"tag", entry.tag}, {"bytes", entry.bytes}});
+  }
+  Json depth = {{"policy", options.draft_depth ? std::to_string(*options.draft_depth) : std::string("auto")},
+                {"explanation", session.explain_depth()},
+                {"steps_by_depth", stats.depth_histogram},
+                {"reached_by_position", stats.reached_by_position},
+                {"accepted_by_position", stats.accepted_by_position}};
+  return {{"schema", 1},
+          {"model", options.target_path},
+          {"draft", engine.draft_name()},
+          {"decode_tokens_per_s", stats.decode_tokens_per_s()},
+          {"prefill_tokens_per_s", stats.prefill_tokens_per_s()},
+          {"ttft_s", stats.ttft_s},
+          {"prompt_tokens", stats.prompt_tokens},
+          {"generated_tokens", stats.generated_tokens},
+          {"stop", stop},
+          {"bytes_read_per_token", stats.bytes_read_per_token()},
+          {"acceptance", stats.acceptance()},
+          {"tokens_per_verification", stats.tokens_per_verification()},
+          {"stall_s", stats.stall_s},
+          {"hit_rate", stats.hit_rate()},
+          {"peak_rss_bytes", peak_resident_bytes()},
+          {"ram_budget_bytes", engine.ram_budget_bytes()},
+          {"prefill_s", stats.prefill_s},
+          {"decode_s", stats.decode_s},
+          {"draft_s", stats.draft_s},
+          {"verify_s", stats.verify_s},
+          {"steps", stats.steps},
+          {"drafted_tokens", stats.drafted_tokens},
+          {"accepted_tokens", stats.accepted_tokens},
+          {"depth", depth},
+          {"eviction", options.eviction},
+          {"io", std::string(engine.target().queue->name())},
+          {"direct_io", engine.target().files->direct()},
+          {"threads", options.threads},
+          {"context", options.context},
+          {"expert_slots", engine.memory_plan().slots},
+          {"experts", engine.target().model->layout().total_experts()},
+          {"read_retries", engine.target().cache ? engine.target().cache->read_retries() : 0},
+          {"memory", memory},
+          {"prefill_layers", layers_json(stats.prefill_layers)},
+          {"decode_layers", layers_json(stats.decode_layers)}};
+}
+
+}  // namespace drafthorse::cli

@@ -1,0 +1,173 @@
+#include "engine/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "base/host_memory.h"
+#include "base/units.h"
+#include "draft/model_drafter.h"
+
+namespace drafthorse {
+namespace {
+
+// The longest run of tokens a prefill works on at once: each expert is read once for all of them.
+constexpr int32_t kPrefillTokens = 2048;
+// A draft model only prefills the prompt and catches up; it holds its experts, so short runs cost nothing.
+constexpr int32_t kDraftPrefillTokens = 256;
+// Heap growth, thread stacks and library pages touched after the plan is made.
+constexpr uint64_t kProcessReserve = 24 * kMiB;
+// Left to the rest of the machine when the budget is not given.
+constexpr uint64_t kLeastMachineReserve = 512 * kMiB;
+
+uint64_t default_budget() {
+  const uint64_t available = available_memory_bytes();
+  return available - std::min(available / 2, std::max(kLeastMachineReserve, available / 10));
+}
+
+Result<GgufIndex> open_checked(const std::string& path) {
+  ASSIGN_OR_RETURN(GgufIndex index, GgufIndex::open(path));
+  RETURN_IF_ERROR(check_vocabulary(index));
+  return index;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options, const LoadProgress& progress) {
+  std::unique_ptr<Engine> engine(new Engine(options));
+  RETURN_IF_ERROR(engine->read_files());
+  RETURN_IF_ERROR(engine->create_models());
+  RETURN_IF_ERROR(engine->plan());
+  RETURN_IF_ERROR(engine->load(progress));
+  return engine;
+}
+
+Status Engine::read_files() {
+  ASSIGN_OR_RETURN(target_index_, open_checked(options_.target_path));
+  ASSIGN_OR_RETURN(target_config_, read_model_config(*target_index_));
+  if (!options_.draft_path.empty()) {
+    ASSIGN_OR_RETURN(draft_index_, open_checked(options_.draft_path));
+    ASSIGN_OR_RETURN(draft_config_, read_model_config(*draft_index_));
+    RETURN_IF_ERROR(check_same_vocabulary(*target_index_, *draft_index_));
+    draft_name_ = options_.draft_path;
+  } else if (options_.draft_depth.value_or(0) > 0) {
+    return usage_error(fmt::format("--draft-depth {} needs a draft model: give one with -d", *options_.draft_depth));
+  }
+  ASSIGN_OR_RETURN(tokenizer_, Tokenizer::load(*target_index_));
+  target_index_->drop_tokenizer_arrays();
+  if (draft_index_) draft_index_->drop_tokenizer_arrays();
+  return {};
+}
+
+Status Engine::create_models() {
+  if (options_.threads <= 0) options_.threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  if (options_.context > target_config_.context_trained) {
+    notices_.push_back(fmt::format("the context is lowered to the {} tokens the model was trained for",
+                                   target_config_.context_trained));
+    options_.context = target_config_.context_trained;
+  }
+  compute_ = std::make_unique<Compute>(options_.threads);
+  const int32_t depth = draft_index_ ? options_.draft_depth.value_or(kMaxAutoDepth) : 0;
+  const int32_t window = std::min(depth + 1, options_.context);
+  const WorkspaceShape target_shape{std::max(window, std::min(options_.context, kPrefillTokens)), window};
+  ASSIGN_OR_RETURN(target_.model,
+                   Model::create(*target_index_, target_config_, *compute_, {options_.context, target_shape}));
+  RETURN_IF_ERROR(open_queue(target_, *target_index_));
+  if (draft_index_) {
+    // A token that completes the draft's own context is one more than the target's longest text: never needed.
+    const WorkspaceShape draft_shape{std::min(options_.context, kDraftPrefillTokens), std::min(options_.context, 2)};
+    ASSIGN_OR_RETURN(draft_.model,
+                     Model::create(*draft_index_, draft_config_, *compute_, {options_.context, draft_shape}));
+    RETURN_IF_ERROR(open_queue(draft_, *draft_index_));
+  }
+  return {};
+}
+
+Status Engine::open_queue(LoadedModel& loaded, const GgufIndex& index) {
+  std::vector<std::string> paths;
+  for (const GgufIndex::ShardFile& file : index.files()) paths.push_back(file.path);
+  ASSIGN_OR_RETURN(loaded.files, FileSet::open(paths));
+  const bool first = notices_.empty() || &loaded == &target_;
+  if (!loaded.files->direct() && first) {
+    notices_.push_back("the file system does not allow O_DIRECT: reads go through the page cache");
+  }
+  if (options_.queue_factory) {
+    ASSIGN_OR_RETURN(loaded.queue, options_.queue_factory(*loaded.files));
+    return {};
+  }
+  if (options_.io == "uring") {
+    Result<std::unique_ptr<ReadQueue>> queue = make_uring_queue(*loaded.files);
+    if (queue.ok()) {
+      loaded.queue = std::move(queue).value();
+      return {};
+    }
+    if (first) notices_.push_back(fmt::format("{}; reading with pread instead", queue.status().message()));
+  } else if (options_.io != "pread") {
+    return usage_error(fmt::format("'{}' is not a way to read; choose uring or pread", options_.io));
+  }
+  loaded.queue = make_pread_queue(*loaded.files);
+  return {};
+}
+
+Status Engine::plan() {
+  if (make_eviction_policy(options_.eviction) == nullptr) {
+    return usage_error(fmt::format("'{}' is not an eviction policy; --eviction list names them", options_.eviction));
+  }
+  if (!options_.ram_bytes) options_.ram_bytes = default_budget();
+  trim_heap();
+  MemoryNeeds needs;
+  needs.fixed.add("process and vocabulary", resident_bytes() + kProcessReserve);
+  target_.model->account(needs.fixed, "");
+  if (draft_index_) {
+    draft_.model->account(needs.fixed, "draft ");
+    const ExpertLayout& layout = draft_.model->layout();
+    const uint64_t experts = ExpertCache::slot_bytes(layout) * static_cast<uint64_t>(layout.total_experts());
+    if (experts > 0) needs.fixed.add("draft experts", align_up(experts, kHugePage));
+  }
+  const ExpertLayout& layout = target_.model->layout();
+  needs.slot_bytes = ExpertCache::slot_bytes(layout);
+  needs.total_experts = layout.total_experts();
+  needs.least_slots = std::min(needs.total_experts, ExpertCache::kLeastSlots);
+  ASSIGN_OR_RETURN(plan_, plan_memory(needs, *options_.ram_bytes));
+  ledger_ = std::move(needs.fixed);
+  if (plan_.slots > 0) {
+    ledger_.add("expert slots", align_up(needs.slot_bytes * static_cast<uint64_t>(plan_.slots), kHugePage));
+  }
+  return {};
+}
+
+Status Engine::create_cache(LoadedModel& loaded, int slots) {
+  if (loaded.model->config().is_moe()) {
+    ASSIGN_OR_RETURN(loaded.cache, ExpertCache::create(loaded.model->layout(), slots,
+                                                       make_eviction_policy(options_.eviction), *loaded.files,
+                                                       *loaded.queue, clock_));
+  }
+  loaded.pass = std::make_unique<ForwardPass>(*loaded.model, loaded.cache.get(), clock_, &interrupted_);
+  return {};
+}
+
+Status Engine::load(const LoadProgress& progress) {
+  const auto part_of = [&](std::string_view phase) {
+    return [&progress, phase](uint64_t done, uint64_t total) {
+      if (progress) progress(phase, total == 0 ? 1.0 : static_cast<double>(done) / static_cast<double>(total));
+    };
+  };
+  if (draft_index_) {
+    RETURN_IF_ERROR(draft_.model->load(*draft_.files, *draft_.queue, part_of("loading the draft")));
+    RETURN_IF_ERROR(create_cache(draft_, draft_.model->layout().total_experts()));
+    if (draft_.cache != nullptr) {
+      RETURN_IF_ERROR(draft_.cache->fill_and_wait([&](int done, int total) {
+        part_of("loading the draft's experts")(static_cast<uint64_t>(done), static_cast<uint64_t>(total));
+      }));
+      draft_.cache->reset_stats();
+    }
+    drafter_ = std::make_unique<ModelDrafter>(*draft_.pass);
+  }
+  RETURN_IF_ERROR(target_.model->load(*target_.files, *target_.queue, part_of("loading the target")));
+  RETURN_IF_ERROR(create_cache(target_, plan_.slots));
+  if (target_.cache != nullptr) target_.cache->fill();
+  return {};
+}
+
+}  // namespace drafthorse

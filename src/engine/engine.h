@@ -1,0 +1,110 @@
+// The engine: models loaded within a memory budget, ready to generate. What apps see.
+//
+// Engine::open() reads and checks the files, plans the memory and, if the budget allows it, loads what stays
+// resident. A Session (session.h) then generates. One thread uses an engine; interrupt() may be called from any
+// thread or a signal handler.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "backend/compute.h"
+#include "base/clock.h"
+#include "base/ledger.h"
+#include "base/status.h"
+#include "draft/drafter.h"
+#include "expert/cache.h"
+#include "forward/forward_pass.h"
+#include "io/gguf_index.h"
+#include "io/read_queue.h"
+#include "model/model.h"
+#include "model/tokenizer.h"
+#include "plan/memory_plan.h"
+
+namespace drafthorse {
+
+inline constexpr int32_t kMaxDraftDepth = 64;
+inline constexpr int32_t kMaxAutoDepth = 32;
+
+using QueueFactory = std::function<Result<std::unique_ptr<ReadQueue>>(const FileSet& files)>;
+
+struct EngineOptions {
+  std::string target_path;
+  std::string draft_path;                    // empty: no draft
+  std::optional<uint64_t> ram_bytes;         // default: what the machine and its cgroups leave, less a reserve
+  int32_t context = 4096;                    // tokens; lowered to what the model was trained for
+  std::optional<int32_t> draft_depth;        // default: chosen while running
+  std::string eviction{kDefaultEviction};
+  std::string io = "uring";                  // or pread
+  int threads = 0;                           // 0: one per core
+  QueueFactory queue_factory;                // for tests: replaces `io`
+};
+
+// phase: what is being done, in words; part: 0 to 1.
+using LoadProgress = std::function<void(std::string_view phase, double part)>;
+
+// A model and all that runs it.
+struct LoadedModel {
+  std::unique_ptr<FileSet> files;
+  std::unique_ptr<ReadQueue> queue;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<ExpertCache> cache;  // nullptr for a dense model
+  std::unique_ptr<ForwardPass> pass;
+};
+
+class Engine {
+ public:
+  static Result<std::unique_ptr<Engine>> open(const EngineOptions& options, const LoadProgress& progress);
+
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  LoadedModel& target() { return target_; }
+  Drafter* drafter() const { return drafter_.get(); }  // nullptr without a draft
+  const Clock& clock() const { return clock_; }
+  const EngineOptions& options() const { return options_; }  // with defaults filled in
+  int32_t context() const { return options_.context; }
+
+  const MemoryLedger& ledger() const { return ledger_; }
+  const MemoryPlan& memory_plan() const { return plan_; }
+  uint64_t ram_budget_bytes() const { return *options_.ram_bytes; }
+  const std::string& draft_name() const { return draft_name_; }
+  // Things a user should hear once: fallbacks taken, limits lowered.
+  const std::vector<std::string>& notices() const { return notices_; }
+
+  void interrupt() { interrupted_ = true; }
+  void clear_interrupt() { interrupted_ = false; }
+  bool interrupted() const { return interrupted_; }
+
+ private:
+  explicit Engine(const EngineOptions& options) : options_(options) {}
+  Status read_files();
+  Status create_models();
+  Status plan();
+  Status load(const LoadProgress& progress);
+  Status open_queue(LoadedModel& loaded, const GgufIndex& index);
+  Status create_cache(LoadedModel& loaded, int slots);
+
+  EngineOptions options_;
+  SteadyClock clock_;
+  std::atomic<bool> interrupted_ = false;
+  std::optional<GgufIndex> target_index_;
+  std::optional<GgufIndex> draft_index_;
+  ModelConfig target_config_;
+  ModelConfig draft_config_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<Compute> compute_;
+  LoadedModel target_;
+  LoadedModel draft_;
+  std::unique_ptr<Drafter> drafter_;
+  std::string draft_name_;
+  MemoryLedger ledger_;
+  MemoryPlan plan_;
+  std::vector<std::string> notices_;
+};
+
+}  // namespace drafthorse
