@@ -3,29 +3,12 @@
 #include <ggml-cpu.h>
 
 namespace drafthorse {
-namespace {
-
-// How long ggml's idle workers spin before they sleep: level 1 is about a millisecond. Between the stages of a layer
-// they stay awake; during a read from storage they leave the core to the kernel.
-constexpr uint32_t kPollLevel = 1;
-
-}  // namespace
-
-Compute::Compute(int threads) : threads_(threads) {
-  backend_ = ggml_backend_cpu_init();
+Compute::Compute(int threads) : pool_(threads), backend_(ggml_backend_cpu_init()) {
   CHECK(backend_ != nullptr);
-  ggml_threadpool_params params = ggml_threadpool_params_default(threads);
-  params.poll = kPollLevel;
-  pool_ = ggml_threadpool_new(&params);
-  CHECK(pool_ != nullptr);
-  ggml_backend_cpu_set_n_threads(backend_, threads);
-  ggml_backend_cpu_set_threadpool(backend_, pool_);
+  ggml_backend_cpu_set_n_threads(backend_, 1);
 }
 
-Compute::~Compute() {
-  ggml_backend_free(backend_);
-  ggml_threadpool_free(pool_);
-}
+Compute::~Compute() { ggml_backend_free(backend_); }
 
 void Compute::run(ggml_cgraph* graph) {
   const ggml_status status = ggml_backend_graph_compute(backend_, graph);

@@ -1,6 +1,8 @@
-// The device that computes. For now the CPU: ggml's CPU backend on one thread pool that target and draft share.
+// The device that computes: the CPU. ggml's CPU backend runs a graph's nodes one after the other on the calling thread,
+// and the nodes that are ours (ops/) spread their work over a pool of workers that target and draft share.
 //
-// One thread (the engine's) calls run(); it takes part in the work as thread 0.
+// ggml's own thread pool is not used: it meets at a spinning barrier after every node, so that on a machine with
+// anything else to do each node waits for a time slice.
 #pragma once
 
 #include <ggml-backend.h>
@@ -10,6 +12,7 @@
 
 #include "base/arena.h"
 #include "base/status.h"
+#include "base/worker_pool.h"
 
 namespace drafthorse {
 
@@ -20,16 +23,15 @@ class Compute {
   Compute(const Compute&) = delete;
   Compute& operator=(const Compute&) = delete;
 
-  int threads() const { return threads_; }
+  WorkerPool& pool() { return pool_; }
   ggml_backend_t backend() const { return backend_; }
 
   // Runs all nodes in order and returns when the last is done.
   void run(ggml_cgraph* graph);
 
  private:
-  int threads_ = 1;
+  WorkerPool pool_;
   ggml_backend_t backend_ = nullptr;
-  struct ggml_threadpool* pool_ = nullptr;
 };
 
 // Memory of a device that ggml tensors can be placed in: an arena and the ggml buffer over it.

@@ -73,8 +73,9 @@ class FakeQueue final : public ReadQueue {
     const double failure_draw = draw();
     const double short_draw = draw();
     const double length_draw = draw();
-    const bool numbered = pending.number == options_.fail_request_number ||
-                          (options_.fail_from_request_number >= 0 && pending.number >= options_.fail_from_request_number);
+    const bool numbered =
+        pending.number == options_.fail_request_number ||
+        (options_.fail_from_request_number >= 0 && pending.number >= options_.fail_from_request_number);
     if (numbered || failure_draw < options_.failure_probability) {
       pending.error = EIO;
       pending.bytes = 0;

@@ -49,8 +49,8 @@ class FaultQueue final : public ReadQueue {
 
  private:
   struct Ticket {
-    uint64_t tag = 0;     // the caller's
-    int64_t number = 0;   // of the request, in the order of submission
+    uint64_t tag = 0;    // the caller's
+    int64_t number = 0;  // of the request, in the order of submission
   };
 
   void disturb(int64_t number, ReadCompletion& completion) const {

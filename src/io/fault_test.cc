@@ -156,7 +156,8 @@ TEST(FaultQueueTest, BreaksWhatIsNumbered) {
   for (const Seen& seen : run_faults({.fail_at = 40, .fail_count = 3})) {
     EXPECT_EQ(seen.error, seen.tag >= 40 && seen.tag < 43 ? EIO : 0);
   }
-  for (const Seen& seen : run_faults({.fail_at = 40, .fail_count = -1})) EXPECT_EQ(seen.error, seen.tag >= 40 ? EIO : 0);
+  for (const Seen& seen : run_faults({.fail_at = 40, .fail_count = -1}))
+    EXPECT_EQ(seen.error, seen.tag >= 40 ? EIO : 0);
   for (const Seen& seen : run_faults({.short_at = 5})) {
     EXPECT_EQ(seen.error, 0);
     EXPECT_EQ(seen.bytes, seen.tag == 5 ? 500U : 1000U);

@@ -25,7 +25,7 @@ constexpr uint64_t kMaxTensors = 1 << 18;
 constexpr uint64_t kMaxKeyBytes = 65535;  // the format's own limit
 constexpr uint64_t kMaxStringBytes = 32 << 20;
 constexpr uint64_t kMaxArrayElements = 1 << 24;
-constexpr uint64_t kMinKeyValueBytes = 8 + 1 + 4 + 1;           // length, one character, type, the smallest value
+constexpr uint64_t kMinKeyValueBytes = 8 + 1 + 4 + 1;            // length, one character, type, the smallest value
 constexpr uint64_t kMinTensorInfoBytes = 8 + 1 + 4 + 8 + 4 + 8;  // length, name, dimensions, one of them, type, offset
 constexpr uint64_t kDefaultAlignment = 32;
 constexpr uint64_t kMinAlignment = 8;
@@ -36,8 +36,8 @@ bool is_plain_name(std::string_view name) {
 }
 
 template <typename T>
-using Widened = std::conditional_t<std::is_floating_point_v<T>, double,
-                                   std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>>;
+using Widened =
+    std::conditional_t<std::is_floating_point_v<T>, double, std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>>;
 
 template <typename T>
 Result<GgufIndex::Value> read_scalar(GgufReader& reader, std::string_view what) {
@@ -99,19 +99,32 @@ Result<GgufIndex::Value> read_text_array(GgufReader& reader, uint64_t count, std
 
 Result<GgufIndex::Value> read_value(GgufReader& reader, uint32_t type, std::string_view what) {
   switch (type) {
-    case GGUF_TYPE_UINT8: return read_scalar<uint8_t>(reader, what);
-    case GGUF_TYPE_INT8: return read_scalar<int8_t>(reader, what);
-    case GGUF_TYPE_UINT16: return read_scalar<uint16_t>(reader, what);
-    case GGUF_TYPE_INT16: return read_scalar<int16_t>(reader, what);
-    case GGUF_TYPE_UINT32: return read_scalar<uint32_t>(reader, what);
-    case GGUF_TYPE_INT32: return read_scalar<int32_t>(reader, what);
-    case GGUF_TYPE_UINT64: return read_scalar<uint64_t>(reader, what);
-    case GGUF_TYPE_INT64: return read_scalar<int64_t>(reader, what);
-    case GGUF_TYPE_FLOAT32: return read_scalar<float>(reader, what);
-    case GGUF_TYPE_FLOAT64: return read_scalar<double>(reader, what);
-    case GGUF_TYPE_BOOL: return read_bool(reader, what);
-    case GGUF_TYPE_STRING: return read_text(reader, what);
-    default: return reader.damaged(fmt::format("{} has the unknown type {}", what, type));
+    case GGUF_TYPE_UINT8:
+      return read_scalar<uint8_t>(reader, what);
+    case GGUF_TYPE_INT8:
+      return read_scalar<int8_t>(reader, what);
+    case GGUF_TYPE_UINT16:
+      return read_scalar<uint16_t>(reader, what);
+    case GGUF_TYPE_INT16:
+      return read_scalar<int16_t>(reader, what);
+    case GGUF_TYPE_UINT32:
+      return read_scalar<uint32_t>(reader, what);
+    case GGUF_TYPE_INT32:
+      return read_scalar<int32_t>(reader, what);
+    case GGUF_TYPE_UINT64:
+      return read_scalar<uint64_t>(reader, what);
+    case GGUF_TYPE_INT64:
+      return read_scalar<int64_t>(reader, what);
+    case GGUF_TYPE_FLOAT32:
+      return read_scalar<float>(reader, what);
+    case GGUF_TYPE_FLOAT64:
+      return read_scalar<double>(reader, what);
+    case GGUF_TYPE_BOOL:
+      return read_bool(reader, what);
+    case GGUF_TYPE_STRING:
+      return read_text(reader, what);
+    default:
+      return reader.damaged(fmt::format("{} has the unknown type {}", what, type));
   }
 }
 
@@ -121,23 +134,36 @@ Result<GgufIndex::Value> read_array_value(GgufReader& reader, std::string_view w
   RETURN_IF_ERROR(reader.read(type, what));
   RETURN_IF_ERROR(reader.read(count, what));
   switch (type) {
-    case GGUF_TYPE_UINT8: return read_array<int64_t, uint8_t>(reader, count, what);
-    case GGUF_TYPE_INT8: return read_array<int64_t, int8_t>(reader, count, what);
-    case GGUF_TYPE_UINT16: return read_array<int64_t, uint16_t>(reader, count, what);
-    case GGUF_TYPE_INT16: return read_array<int64_t, int16_t>(reader, count, what);
-    case GGUF_TYPE_UINT32: return read_array<int64_t, uint32_t>(reader, count, what);
-    case GGUF_TYPE_INT32: return read_array<int64_t, int32_t>(reader, count, what);
-    case GGUF_TYPE_UINT64: return read_array<int64_t, uint64_t>(reader, count, what);
-    case GGUF_TYPE_INT64: return read_array<int64_t, int64_t>(reader, count, what);
-    case GGUF_TYPE_FLOAT32: return read_array<double, float>(reader, count, what);
-    case GGUF_TYPE_FLOAT64: return read_array<double, double>(reader, count, what);
-    case GGUF_TYPE_BOOL: return read_array<bool, uint8_t>(reader, count, what);
-    case GGUF_TYPE_STRING: return read_text_array(reader, count, what);
-    default: return reader.damaged(fmt::format("{} is an array of the unknown type {}", what, type));
+    case GGUF_TYPE_UINT8:
+      return read_array<int64_t, uint8_t>(reader, count, what);
+    case GGUF_TYPE_INT8:
+      return read_array<int64_t, int8_t>(reader, count, what);
+    case GGUF_TYPE_UINT16:
+      return read_array<int64_t, uint16_t>(reader, count, what);
+    case GGUF_TYPE_INT16:
+      return read_array<int64_t, int16_t>(reader, count, what);
+    case GGUF_TYPE_UINT32:
+      return read_array<int64_t, uint32_t>(reader, count, what);
+    case GGUF_TYPE_INT32:
+      return read_array<int64_t, int32_t>(reader, count, what);
+    case GGUF_TYPE_UINT64:
+      return read_array<int64_t, uint64_t>(reader, count, what);
+    case GGUF_TYPE_INT64:
+      return read_array<int64_t, int64_t>(reader, count, what);
+    case GGUF_TYPE_FLOAT32:
+      return read_array<double, float>(reader, count, what);
+    case GGUF_TYPE_FLOAT64:
+      return read_array<double, double>(reader, count, what);
+    case GGUF_TYPE_BOOL:
+      return read_array<bool, uint8_t>(reader, count, what);
+    case GGUF_TYPE_STRING:
+      return read_text_array(reader, count, what);
+    default:
+      return reader.damaged(fmt::format("{} is an array of the unknown type {}", what, type));
   }
 }
 
-// libllama takes these shards' keys for granted and asserts where their type is another.
+// Keys that ggml or libllama read as this type and no other; some of those reads assert.
 Status check_fixed_type(const GgufReader& reader, std::string_view key, uint32_t type) {
   struct Fixed {
     std::string_view key;
@@ -161,8 +187,8 @@ Status read_metadata(GgufReader& reader, uint64_t n_keys, GgufFile& file) {
     std::string key;
     RETURN_IF_ERROR(reader.read_string(key, kMaxKeyBytes, fmt::format("metadata key {}", i)));
     if (key.empty() || !is_plain_name(key)) {
-      return reader.damaged(fmt::format("metadata key {} ('{}') is empty or has control characters", i,
-                                        printable(key)));
+      return reader.damaged(
+          fmt::format("metadata key {} ('{}') is empty or has control characters", i, printable(key)));
     }
     uint32_t type = 0;
     const std::string what = fmt::format("metadata '{}'", printable(key));
@@ -182,8 +208,8 @@ Result<uint64_t> read_alignment(const GgufReader& reader, const GgufFile& file) 
   if (entry == file.metadata.end()) return kDefaultAlignment;
   const uint64_t alignment = std::get<uint64_t>(entry->second);
   if (alignment < kMinAlignment || !std::has_single_bit(alignment)) {
-    return reader.damaged(fmt::format("general.alignment is {}, not a power of two of at least {}", alignment,
-                                      kMinAlignment));
+    return reader.damaged(
+        fmt::format("general.alignment is {}, not a power of two of at least {}", alignment, kMinAlignment));
   }
   return alignment;
 }
@@ -191,8 +217,8 @@ Result<uint64_t> read_alignment(const GgufReader& reader, const GgufFile& file) 
 Status read_tensor_name(GgufReader& reader, uint64_t number, TensorInfo& tensor) {
   RETURN_IF_ERROR(reader.read_string(tensor.name, GGML_MAX_NAME - 1, fmt::format("the name of tensor {}", number)));
   if (tensor.name.empty() || !is_plain_name(tensor.name)) {
-    return reader.damaged(fmt::format("the name of tensor {} ('{}') is empty or has control characters", number,
-                                      printable(tensor.name)));
+    return reader.damaged(
+        fmt::format("the name of tensor {} ('{}') is empty or has control characters", number, printable(tensor.name)));
   }
   return {};
 }
@@ -201,8 +227,8 @@ Result<uint64_t> read_shape(GgufReader& reader, TensorInfo& tensor) {
   uint32_t n_dims = 0;
   RETURN_IF_ERROR(reader.read(n_dims, tensor.name));
   if (n_dims < 1 || n_dims > GGML_MAX_DIMS) {
-    return reader.damaged(fmt::format("tensor '{}' has {} dimensions instead of 1 to {}", tensor.name, n_dims,
-                                      GGML_MAX_DIMS));
+    return reader.damaged(
+        fmt::format("tensor '{}' has {} dimensions instead of 1 to {}", tensor.name, n_dims, GGML_MAX_DIMS));
   }
   tensor.n_dims = static_cast<int>(n_dims);
   int64_t elements = 1;
@@ -300,8 +326,8 @@ Status read_version(GgufReader& reader) {
     return file_error(fmt::format("{}: a big-endian GGUF file; convert it for this machine.", reader.path()));
   }
   if (version != 2 && version != 3) {
-    return file_error(fmt::format("{}: GGUF version {}, only 2 and 3 are supported; convert it again.", reader.path(),
-                                  version));
+    return file_error(
+        fmt::format("{}: GGUF version {}, only 2 and 3 are supported; convert it again.", reader.path(), version));
   }
   return {};
 }

@@ -19,8 +19,8 @@ struct GgufFile {
   std::vector<TensorInfo> tensors;  // as in the file; TensorInfo::file is left 0
 };
 
-// kFile where anything in it is not as GgufIndex promises. Keys that ggml or libllama read without looking at their
-// type first are checked for it here.
+// kFile where anything in it is not as GgufIndex promises. Of keys whose type ggml or libllama rely on, the
+// type is checked too.
 Result<GgufFile> read_gguf_file(const std::string& path);
 
 // Where a file stands in a split model; nullopt for a model in one file.

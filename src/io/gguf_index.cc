@@ -22,12 +22,11 @@ Result<GgufFile> read_sibling(const std::string& path, const SplitPosition& expe
   if (!file.ok()) return file;
   ASSIGN_OR_RETURN(const std::optional<SplitPosition> position, split_position(*file));
   if (!position || position->count != expected.count || position->number != expected.number) {
-    return file_error(fmt::format("{}: says it is {}, but its name says shard {} of {}; put the model's own shards "
-                                  "side by side.",
-                                  path,
-                                  position ? fmt::format("shard {} of {}", position->number + 1, position->count)
-                                           : std::string("no shard"),
-                                  expected.number + 1, expected.count));
+    return file_error(fmt::format(
+        "{}: says it is {}, but its name says shard {} of {}; put the model's own shards "
+        "side by side.",
+        path, position ? fmt::format("shard {} of {}", position->number + 1, position->count) : std::string("no shard"),
+        expected.number + 1, expected.count));
   }
   return file;
 }
@@ -138,8 +137,8 @@ const std::vector<double>* GgufIndex::get_floats(std::string_view key) const {
 }
 
 void GgufIndex::drop_tokenizer_arrays() {
-  for (const char* key : {"tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.scores",
-                          "tokenizer.ggml.token_type"}) {
+  for (const char* key :
+       {"tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.scores", "tokenizer.ggml.token_type"}) {
     metadata_.erase(key);
   }
 }

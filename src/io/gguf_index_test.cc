@@ -216,14 +216,22 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{"NameTwice", [](GgufBuilder& b) { b.add_tensor("output_norm.weight", GGML_TYPE_F32, {8}); },
                "'output_norm.weight' is there twice"},
         Damage{"NoDimensions", [](GgufBuilder& b) { b.add_raw_tensor("t", {}, GGML_TYPE_F32, 0); }, "0 dimensions"},
-        Damage{"FiveDimensions", [](GgufBuilder& b) { b.add_raw_tensor("t", {1, 1, 1, 1, 1}, GGML_TYPE_F32, 0); },
+        Damage{"FiveDimensions",
+               [](GgufBuilder& b) {
+                 b.add_raw_tensor("t", {1, 1, 1, 1, 1}, GGML_TYPE_F32, 0);
+               },
                "5 dimensions"},
-        Damage{"ZeroElements", [](GgufBuilder& b) { b.add_raw_tensor("t", {32, 0}, GGML_TYPE_F32, 0); },
+        Damage{"ZeroElements",
+               [](GgufBuilder& b) {
+                 b.add_raw_tensor("t", {32, 0}, GGML_TYPE_F32, 0);
+               },
                "0 elements in dimension 1"},
         Damage{"NegativeElements", [](GgufBuilder& b) { b.add_raw_tensor("t", {-32}, GGML_TYPE_F32, 0); },
                "-32 elements"},
         Damage{"ElementsOverflow",
-               [](GgufBuilder& b) { b.add_raw_tensor("t", {1LL << 40, 1LL << 40}, GGML_TYPE_F32, 0); },
+               [](GgufBuilder& b) {
+                 b.add_raw_tensor("t", {1LL << 40, 1LL << 40}, GGML_TYPE_F32, 0);
+               },
                "more elements than can be counted"},
         Damage{"BytesOverflow", [](GgufBuilder& b) { b.add_raw_tensor("t", {1LL << 62}, GGML_TYPE_F64, 0); },
                "larger than the file"},

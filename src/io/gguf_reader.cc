@@ -59,8 +59,8 @@ Status GgufReader::fill() {
     count = ::pread(fd_, buffer_.data(), buffer_.size(), static_cast<off_t>(position_));
   } while (count < 0 && errno == EINTR);
   if (count < 0) {
-    return file_error(fmt::format("{}: reading failed at byte {} ({}); check the device.", path_, position_,
-                                  std::strerror(errno)));
+    return file_error(
+        fmt::format("{}: reading failed at byte {} ({}); check the device.", path_, position_, std::strerror(errno)));
   }
   if (count == 0) return damaged("the file ended early, it shrank while being read");
   buffer_begin_ = 0;

@@ -33,8 +33,7 @@ class GgufReader {
   Status read_bytes(std::span<std::byte> out, std::string_view what);
 
   template <typename T>
-    requires std::integral<T> || std::floating_point<T>
-  Status read(T& out, std::string_view what) {
+  requires std::integral<T> || std::floating_point<T> Status read(T& out, std::string_view what) {
     return read_bytes(std::as_writable_bytes(std::span(&out, 1)), what);
   }
 

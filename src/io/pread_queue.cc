@@ -96,9 +96,7 @@ class PreadQueue final : public ReadQueue {
     do {
       count = ::pread(fd, request.destination, request.bytes, static_cast<off_t>(request.offset));
     } while (count < 0 && errno == EINTR);
-    return {.tag = request.tag,
-            .bytes = count > 0 ? static_cast<uint32_t>(count) : 0,
-            .error = count < 0 ? errno : 0};
+    return {.tag = request.tag, .bytes = count > 0 ? static_cast<uint32_t>(count) : 0, .error = count < 0 ? errno : 0};
   }
 
   const FileSet& files_;

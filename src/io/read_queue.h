@@ -4,7 +4,8 @@
 // request completes exactly once, failed ones too, and its destination belongs to the queue until then. A read may
 // be short (end of file, interrupted device); the caller decides what that means. Requests go to the file's
 // O_DIRECT descriptor when offset, bytes and destination are all multiples of kDirectAlignment, else to the
-// buffered one.
+// buffered one. The FileSet must outlive its queues; a queue's destructor returns once nothing in flight can write to
+// its destination any more.
 #pragma once
 
 #include <cstdint>

@@ -120,8 +120,8 @@ class ReadQueueTest : public ::testing::TestWithParam<QueueKind> {
   VirtualClock clock_;
 };
 
-#define MAKE_OR_SKIP(queue, ...)                                \
-  const std::unique_ptr<ReadQueue> queue = make(__VA_ARGS__);   \
+#define MAKE_OR_SKIP(queue, ...)                              \
+  const std::unique_ptr<ReadQueue> queue = make(__VA_ARGS__); \
   if (!(queue)) GTEST_SKIP() << "not available on this machine"
 
 TEST_P(ReadQueueTest, RandomRequestsReadWhatIsThere) {
@@ -205,7 +205,8 @@ TEST_P(ReadQueueTest, HoldsAsManyAsItsCapacity) {
   for (int round = 0; round < 3; ++round) {
     std::vector<ReadRequest> requests;
     for (size_t i = 0; i < kCapacity; ++i) {
-      requests.push_back({.file = 0, .offset = i * 4096, .bytes = 4096, .destination = buffer.data() + i * 4096, .tag = i});
+      requests.push_back(
+          {.file = 0, .offset = i * 4096, .bytes = 4096, .destination = buffer.data() + i * 4096, .tag = i});
     }
     queue->submit(requests);
     EXPECT_EQ(queue->in_flight(), kCapacity);

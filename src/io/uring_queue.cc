@@ -88,9 +88,8 @@ class UringQueue final : public ReadQueue {
   };
 
   static Status refused(int error) {
-    return runtime_error(
-        fmt::format("The kernel refuses io_uring here ({}); reads can go through pread threads instead.",
-                    std::strerror(error)));
+    return runtime_error(fmt::format(
+        "The kernel refuses io_uring here ({}); reads can go through pread threads instead.", std::strerror(error)));
   }
 
   // Registered descriptors save the kernel a look-up per read; without them the plain ones do.

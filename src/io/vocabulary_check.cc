@@ -31,7 +31,7 @@ constexpr uint64_t kMaxDecodedBytes = 256 << 20;  // of all tokens together, see
 constexpr uint64_t kDefaultGpt2Id = 11;           // libllama's BOS and EOS for gpt2 where the file names none
 constexpr uint32_t kInvalidUtf8 = 0xffffffff;
 
-enum TokenType { kNormal = 1, kUnused = 5, kByte = 6 };
+enum TokenType { kNormal = 1, kByte = 6 };
 
 enum class Kind { kSentencePiece, kBytePair, kGemma };
 
@@ -51,13 +51,20 @@ constexpr SpecialToken kSpecialTokens[] = {
     {"SUFFIX", "tokenizer.ggml.suffix_token_id"},   {"MIDDLE", "tokenizer.ggml.middle_token_id"},
 };
 
+// Of the character that begins with this byte, 0 where none does.
+size_t utf8_length(uint32_t lead) {
+  if (lead < 0x80) return 1;
+  if (lead < 0xc2) return 0;
+  if (lead < 0xe0) return 2;
+  if (lead < 0xf0) return 3;
+  return lead < 0xf5 ? 4 : 0;
+}
+
 // The next code point, kInvalidUtf8 for what is none; `text` moves past it.
 uint32_t next_code_point(std::string_view& text) {
   const auto byte = [&](size_t i) { return static_cast<uint32_t>(static_cast<unsigned char>(text[i])); };
   const uint32_t lead = byte(0);
-  const size_t length = lead < 0x80 ? 1 : lead >= 0xc2 && lead < 0xe0 ? 2 : (lead & 0xf0) == 0xe0 ? 3
-                                      : lead >= 0xf0 && lead < 0xf5                                ? 4
-                                                                                                   : 0;
+  const size_t length = utf8_length(lead);
   if (length == 0 || length > text.size()) return kInvalidUtf8;
   uint32_t code = length == 1 ? lead : lead & (0x7fU >> length);
   for (size_t i = 1; i < length; ++i) {
@@ -227,8 +234,8 @@ class VocabularyCheck {
       const size_t gap = merge.find(' ', 1);
       if (gap == std::string::npos || gap + 1 == merge.size() || merge.find('\0') != std::string::npos ||
           merge.size() > 2 * kMaxTokenBytes || !is_utf8(merge)) {
-        return bad(fmt::format("merge {} ('{}') is not two pieces of text with a space between them", i,
-                               printable(merge)));
+        return bad(
+            fmt::format("merge {} ('{}') is not two pieces of text with a space between them", i, printable(merge)));
       }
     }
     return {};
@@ -240,8 +247,8 @@ class VocabularyCheck {
       const std::optional<uint64_t> id = index_.get_u64(special.key);
       if (!id) return bad(fmt::format("'{}' is not a token id", special.key));
       if (*id >= tokens_->size()) {
-        return bad(fmt::format("the id of its {} token is {}, beyond its {} tokens", special.name, *id,
-                               tokens_->size()));
+        return bad(
+            fmt::format("the id of its {} token is {}, beyond its {} tokens", special.name, *id, tokens_->size()));
       }
     }
     return {};

@@ -14,12 +14,13 @@ namespace drafthorse {
 namespace {
 
 constexpr int64_t kUnusedType = 5;
+constexpr uint64_t kDefaultGpt2Id = 11;
 
 // Models of one family round their vocabularies up to different sizes; these are what converters fill them with.
 bool is_padding(std::string_view token, const std::vector<int64_t>* types, size_t id) {
   if (types != nullptr && id < types->size() && (*types)[id] == kUnusedType) return true;
-  constexpr std::string_view kPrefixes[] = {"[PAD", "<pad", "<|pad", "<unused", "[unused", "<dummy", "<|dummy",
-                                            "<|reserved", "<|unused", "<extra_id"};
+  constexpr std::string_view kPrefixes[] = {"[PAD",   "<pad",    "<|pad",      "<unused",  "[unused",
+                                            "<dummy", "<|dummy", "<|reserved", "<|unused", "<extra_id"};
   return std::any_of(std::begin(kPrefixes), std::end(kPrefixes),
                      [&](std::string_view prefix) { return token.starts_with(prefix); });
 }
@@ -36,7 +37,7 @@ std::optional<uint64_t> special_id(const GgufIndex& index, std::string_view key,
   if (index.has(key)) return index.get_u64(key);
   const std::string* model = index.get_string("tokenizer.ggml.model");
   if (model != nullptr && *model == "llama") return sentencepiece_default;
-  if (model != nullptr && *model == "gpt2") return 11;
+  if (model != nullptr && *model == "gpt2") return kDefaultGpt2Id;
   return std::nullopt;
 }
 
@@ -46,9 +47,10 @@ std::string shown(std::optional<uint64_t> id) { return id ? fmt::format("{}", *i
 
 Status check_same_vocabulary(const GgufIndex& target, const GgufIndex& draft) {
   const auto differs = [&](std::string_view how) {
-    return file_error(fmt::format("{}: speaks another vocabulary than the target {}, {}; use a draft of the target's "
-                                  "family.",
-                                  draft.files()[0].path, target.files()[0].path, how));
+    return file_error(
+        fmt::format("{}: speaks another vocabulary than the target {}, {}; use a draft of the target's "
+                    "family.",
+                    draft.files()[0].path, target.files()[0].path, how));
   };
   const std::string* target_model = target.get_string("tokenizer.ggml.model");
   const std::string* draft_model = draft.get_string("tokenizer.ggml.model");
@@ -58,11 +60,12 @@ Status check_same_vocabulary(const GgufIndex& target, const GgufIndex& draft) {
     return differs("one of them has none");
   }
   if (*target_model != *draft_model) {
-    return differs(fmt::format("their tokenizers are '{}' and '{}'", printable(*target_model),
-                               printable(*draft_model)));
+    return differs(
+        fmt::format("their tokenizers are '{}' and '{}'", printable(*target_model), printable(*draft_model)));
   }
   // Padding of one may be real tokens of the other, so both are compared as far as either is in earnest.
-  const size_t size = std::max(size_without_padding(target, *target_tokens), size_without_padding(draft, *draft_tokens));
+  const size_t size =
+      std::max(size_without_padding(target, *target_tokens), size_without_padding(draft, *draft_tokens));
   for (size_t i = 0; i < size; ++i) {
     const std::string* in_target = i < target_tokens->size() ? &(*target_tokens)[i] : nullptr;
     const std::string* in_draft = i < draft_tokens->size() ? &(*draft_tokens)[i] : nullptr;
@@ -70,8 +73,8 @@ Status check_same_vocabulary(const GgufIndex& target, const GgufIndex& draft) {
       return differs(fmt::format("it has {} tokens and the target {}", draft_tokens->size(), target_tokens->size()));
     }
     if (*in_target != *in_draft) {
-      return differs(fmt::format("token {} is '{}' and the target's is '{}'", i, printable(*in_draft),
-                                 printable(*in_target)));
+      return differs(
+          fmt::format("token {} is '{}' and the target's is '{}'", i, printable(*in_draft), printable(*in_target)));
     }
   }
   struct Special {
@@ -79,13 +82,14 @@ Status check_same_vocabulary(const GgufIndex& target, const GgufIndex& draft) {
     std::string_view key;
     uint64_t sentencepiece_default;
   };
-  constexpr Special kCompared[] = {{"BOS", "tokenizer.ggml.bos_token_id", 1}, {"EOS", "tokenizer.ggml.eos_token_id", 2}};
+  constexpr Special kCompared[] = {{"BOS", "tokenizer.ggml.bos_token_id", 1},
+                                   {"EOS", "tokenizer.ggml.eos_token_id", 2}};
   for (const Special& special : kCompared) {
     const std::optional<uint64_t> in_target = special_id(target, special.key, special.sentencepiece_default);
     const std::optional<uint64_t> in_draft = special_id(draft, special.key, special.sentencepiece_default);
     if (in_target != in_draft) {
-      return differs(fmt::format("its {} token is {} and the target's is {}", special.name, shown(in_draft),
-                                 shown(in_target)));
+      return differs(
+          fmt::format("its {} token is {} and the target's is {}", special.name, shown(in_draft), shown(in_target)));
     }
   }
   // A missing EOT or EOM is found by its text, the same in both; only two that are named can disagree.

@@ -131,13 +131,14 @@ INSTANTIATE_TEST_SUITE_P(
 
 INSTANTIATE_TEST_SUITE_P(
     All, SentencePieceDamageTest,
-    ::testing::Values(
-        Spoilt{"MissingByte", [](TestVocabulary& v) { v.tokens[3 + 0x41] = "not a byte", v.types[3 + 0x41] = 1; },
-               "no token for the byte 0x41"},
-        Spoilt{"FewerScores", [](TestVocabulary& v) { v.scores.pop_back(); }, "scores"},
-        Spoilt{"ScoreIsNotANumber",
-               [](TestVocabulary& v) { v.scores[4] = std::numeric_limits<float>::quiet_NaN(); }, "not a number"},
-        Spoilt{"TokenTwice", [](TestVocabulary& v) { v.tokens.back() = "the"; }, "there twice"}),
+    ::testing::Values(Spoilt{"MissingByte",
+                             [](TestVocabulary& v) { v.tokens[3 + 0x41] = "not a byte", v.types[3 + 0x41] = 1; },
+                             "no token for the byte 0x41"},
+                      Spoilt{"FewerScores", [](TestVocabulary& v) { v.scores.pop_back(); }, "scores"},
+                      Spoilt{"ScoreIsNotANumber",
+                             [](TestVocabulary& v) { v.scores[4] = std::numeric_limits<float>::quiet_NaN(); },
+                             "not a number"},
+                      Spoilt{"TokenTwice", [](TestVocabulary& v) { v.tokens.back() = "the"; }, "there twice"}),
     [](const auto& tested) { return tested.param.name; });
 
 // What is refused for libllama's sake would really end the process there.

@@ -36,7 +36,12 @@ struct Model::Graph {
 };
 
 Model::Model(const ModelConfig& config, Compute& compute, const ModelOptions& options)
-    : config_(config), compute_(compute), options_(options), family_(find_family(config.architecture)) {
+    : config_(config),
+      compute_(compute),
+      options_(options),
+      nodes_(compute.pool()),
+      attention_{&compute.pool(), {config.head_dim, config.n_head, config.n_head_kv, config.attention_scale}},
+      family_(find_family(config.architecture)) {
   CHECK(family_ != nullptr);
 }
 
@@ -57,9 +62,6 @@ Result<std::unique_ptr<Model>> Model::create(const GgufIndex& index, const Model
   ASSIGN_OR_RETURN(model->kv_, KvCache::reserve(config, options.context));
   ASSIGN_OR_RETURN(model->workspace_, Workspace::reserve(config, model->layout_, options.workspace));
   model->measure_scratch();
-  model->expert_graph_ = std::make_unique<Graph>();
-  ops::build_expert_graph(model->expert_graph_->context, model->expert_graph_->graph, &model->batch_);
-  CHECK(ggml_gallocr_alloc_graph(model->scratch_, model->expert_graph_->graph));
   return model;
 }
 
@@ -109,7 +111,7 @@ std::unique_ptr<Model::Graph> Model::build_embed(int32_t count) {
 
 std::unique_ptr<Model::Graph> Model::build_attention(LayerId layer, int32_t first, int32_t count) {
   auto graph = std::make_unique<Graph>();
-  StageBuilder builder(graph->context, graph->graph, config_);
+  StageBuilder builder(graph->context, config_, nodes_, attention_);
   const LayerInputs inputs = {
       column_view(*graph, GGML_TYPE_F32, workspace_.residual, config_.n_embd, first, count),
       column_view(*graph, GGML_TYPE_I32, workspace_.positions, 1, first, count),
@@ -134,7 +136,7 @@ std::unique_ptr<Model::Graph> Model::build_attention(LayerId layer, int32_t firs
 
 std::unique_ptr<Model::Graph> Model::build_head(int32_t first, int32_t count) {
   auto graph = std::make_unique<Graph>();
-  StageBuilder builder(graph->context, graph->graph, config_);
+  StageBuilder builder(graph->context, config_, nodes_, attention_);
   ggml_tensor* x = column_view(*graph, GGML_TYPE_F32, workspace_.residual, config_.n_embd, first, count);
   ggml_tensor* logits = builder.linear(weights_.output, builder.rms_norm(x, weights_.output_norm));
   workspace_.buffer().place(logits, workspace_.offset_of(workspace_.logits));
@@ -175,11 +177,6 @@ void Model::attention(LayerId layer, int32_t first, int32_t count) {
     CHECK(ggml_gallocr_alloc_graph(scratch_, graph->graph));
   }
   compute_.run(graph->graph);
-}
-
-void Model::run_experts(const ops::ExpertBatch& batch) {
-  batch_ = batch;
-  compute_.run(expert_graph_->graph);
 }
 
 void Model::head(int32_t first, int32_t count) {

@@ -61,7 +61,7 @@ class Model {
   void attention(LayerId layer, int32_t first, int32_t count);
 
   // Computes `batch` (pointers into the workspace and to expert weights).
-  void run_experts(const ops::ExpertBatch& batch);
+  void run_experts(const ops::ExpertBatch& batch) { ops::run_experts(batch, compute_.pool()); }
 
   // Columns [first, first + count) of residual -> workspace.logits columns [0, count); count at most max_window.
   void head(int32_t first, int32_t count);
@@ -83,6 +83,8 @@ class Model {
   ModelConfig config_;
   Compute& compute_;
   ModelOptions options_;
+  ops::NodeContext nodes_;
+  ops::AttentionNode attention_;
   const Family* family_ = nullptr;
   ModelWeights weights_;
   DenseWeights dense_;
@@ -92,8 +94,6 @@ class Model {
   uint64_t scratch_bytes_ = 0;
   ggml_gallocr_t scratch_ = nullptr;
   std::map<std::pair<int32_t, int32_t>, std::unique_ptr<Graph>> attention_graphs_;  // by (layer, count), first = 0
-  std::unique_ptr<Graph> expert_graph_;
-  ops::ExpertBatch batch_;
 };
 
 }  // namespace drafthorse

@@ -1,8 +1,5 @@
 #include "model/stage_builder.h"
 
-#include "ops/attention.h"
-#include "ops/linear.h"
-
 namespace drafthorse {
 
 ggml_tensor* StageBuilder::rms_norm(ggml_tensor* x, ggml_tensor* weight) {
@@ -14,13 +11,13 @@ ggml_tensor* StageBuilder::quantized(ggml_tensor* x, ggml_type weight_type) {
   for (const Quantized& known : quantized_) {
     if (known.x == x && known.type == type) return known.result;
   }
-  ggml_tensor* result = ops::quantize(context_, x, weight_type);
+  ggml_tensor* result = ops::quantize(context_, nodes_, x, weight_type);
   quantized_.push_back({x, type, result});
   return result;
 }
 
 ggml_tensor* StageBuilder::linear(ggml_tensor* w, ggml_tensor* x, ggml_tensor* bias) {
-  ggml_tensor* y = ops::linear(context_, w, quantized(x, w->type));
+  ggml_tensor* y = ops::linear(context_, nodes_, w, quantized(x, w->type));
   return bias == nullptr ? y : ggml_add(context_, y, bias);
 }
 
@@ -36,12 +33,11 @@ ggml_tensor* StageBuilder::cached_attention(ggml_tensor* q, ggml_tensor* k, ggml
   const auto flat = [&](ggml_tensor* x) { return ggml_reshape_2d(context_, x, x->ne[0] * x->ne[1], x->ne[2]); };
   ggml_tensor* keys = ggml_set_rows(context_, cache.keys(layer), flat(k), kv_rows);
   ggml_tensor* values = ggml_set_rows(context_, cache.values(layer), flat(v), kv_rows);
-  return ops::attention(context_, q, keys, values, positions,
-                        {config_.head_dim, config_.n_head, config_.n_head_kv, config_.attention_scale});
+  return ops::attention(context_, q, keys, values, positions, attention_);
 }
 
 ggml_tensor* StageBuilder::gated_ffn(ggml_tensor* x, ggml_tensor* gate, ggml_tensor* up, ggml_tensor* down) {
-  return linear(down, ops::gated_linear(context_, gate, up, quantized(x, gate->type)));
+  return linear(down, ops::gated_linear(context_, nodes_, gate, up, quantized(x, gate->type)));
 }
 
 }  // namespace drafthorse

@@ -12,16 +12,19 @@
 #include "model/config.h"
 #include "model/kv_cache.h"
 #include "model/weights.h"
+#include "ops/attention.h"
+#include "ops/linear.h"
 
 namespace drafthorse {
 
 class StageBuilder {
  public:
-  StageBuilder(ggml_context* context, ggml_cgraph* graph, const ModelConfig& config)
-      : context_(context), graph_(graph), config_(config) {}
+  // `nodes` and `attention` must outlive the graph.
+  StageBuilder(ggml_context* context, const ModelConfig& config, const ops::NodeContext& nodes,
+               const ops::AttentionNode& attention)
+      : context_(context), config_(config), nodes_(nodes), attention_(attention) {}
 
   ggml_context* context() const { return context_; }
-  ggml_cgraph* graph() const { return graph_; }
   const ModelConfig& config() const { return config_; }
 
   // x: [width, n], weight: [width] -> x / rms(x) * weight
@@ -46,8 +49,9 @@ class StageBuilder {
 
  private:
   ggml_context* context_;
-  ggml_cgraph* graph_;
   const ModelConfig& config_;
+  const ops::NodeContext& nodes_;
+  const ops::AttentionNode& attention_;
   struct Quantized {
     ggml_tensor* x;
     ggml_type type;

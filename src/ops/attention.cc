@@ -4,43 +4,43 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <limits>
 
 #include "base/check.h"
-#include "ops/linear.h"
 
 namespace drafthorse::ops {
 namespace {
 
+constexpr int64_t kLeastWork = 262144;  // multiplications worth handing to another thread
 constexpr int64_t kTile = 64;  // keys per tile, at positions that are multiples of it
 
-// The scale travels in the user data's bits.
-void attention_node(ggml_tensor* destination, int ith, int nth, void* scale_bits) {
+void attention_node(ggml_tensor* destination, int, int, void* userdata) {
+  const auto& node = *static_cast<const AttentionNode*>(userdata);
   const ggml_tensor* q = destination->src[0];
   const ggml_tensor* k = destination->src[1];
   const ggml_tensor* v = destination->src[2];
   const auto* positions = static_cast<const int32_t*>(destination->src[3]->data);
-  const int64_t head_dim = q->ne[0];
-  const int64_t n_head = q->ne[1];
+  const int64_t head_dim = node.shape.head_dim;
   const int64_t n = q->ne[2];
-  const int64_t group = n_head / (k->ne[0] / head_dim);
-  const auto scale = std::bit_cast<float>(static_cast<uint32_t>(reinterpret_cast<uintptr_t>(scale_bits)));
+  const int64_t group = node.shape.n_head / node.shape.n_head_kv;
   const auto row_stride = static_cast<int64_t>(k->nb[1] / sizeof(ggml_fp16_t));
-  // Heads outside, tokens inside: neighbouring work items of a thread read the same keys.
-  const Range range = thread_range(n_head * n, ith, nth);
-  for (int64_t item = range.begin; item < range.end; ++item) {
-    const int64_t head = item / n;
-    const int64_t token = item % n;
-    const auto* query = reinterpret_cast<const float*>(static_cast<const std::byte*>(q->data) + head * q->nb[1] +
-                                                       token * q->nb[2]);
-    const int64_t kv_offset = head / group * head_dim;
-    attend(query, static_cast<const ggml_fp16_t*>(k->data) + kv_offset,
-           static_cast<const ggml_fp16_t*>(v->data) + kv_offset, row_stride, positions[token] + 1, head_dim, scale,
-           static_cast<float*>(destination->data) + token * destination->ne[0] + head * head_dim);
-  }
+  // One (head, token) pair costs two passes over the keys; short texts are not worth handing out.
+  const int64_t grain = std::max<int64_t>(1, kLeastWork / (2 * head_dim * (positions[n - 1] + 1)));
+  // Heads outside, tokens inside: neighbouring pairs read the same keys.
+  node.pool->run(node.shape.n_head * n, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t head = item / n;
+      const int64_t token = item % n;
+      const auto* query = reinterpret_cast<const float*>(static_cast<const std::byte*>(q->data) + head * q->nb[1] +
+                                                         token * q->nb[2]);
+      const int64_t kv_offset = head / group * head_dim;
+      attend(query, static_cast<const ggml_fp16_t*>(k->data) + kv_offset,
+             static_cast<const ggml_fp16_t*>(v->data) + kv_offset, row_stride, positions[token] + 1, head_dim,
+             node.shape.scale, static_cast<float*>(destination->data) + token * destination->ne[0] + head * head_dim);
+    }
+  });
 }
 
 }  // namespace
@@ -82,14 +82,15 @@ void attend(const float* query, const ggml_fp16_t* keys, const ggml_fp16_t* valu
 }
 
 ggml_tensor* attention(ggml_context* context, ggml_tensor* q, ggml_tensor* k, ggml_tensor* v, ggml_tensor* positions,
-                       const AttentionShape& shape) {
+                       const AttentionNode& node) {
+  const AttentionShape& shape = node.shape;
   CHECK(shape.head_dim <= kMaxHeadDim && shape.n_head % shape.n_head_kv == 0);
   CHECK(q->ne[0] == shape.head_dim && q->ne[1] == shape.n_head && q->type == GGML_TYPE_F32);
   CHECK(k->ne[0] == shape.head_dim * shape.n_head_kv && k->type == GGML_TYPE_F16 && v->type == GGML_TYPE_F16);
   CHECK(v->ne[0] == k->ne[0] && v->nb[1] == k->nb[1]);
   ggml_tensor* args[] = {q, k, v, positions};
   return ggml_custom_4d(context, GGML_TYPE_F32, shape.head_dim * shape.n_head, q->ne[2], 1, 1, args, 4, attention_node,
-                        GGML_N_TASKS_MAX, reinterpret_cast<void*>(uintptr_t{std::bit_cast<uint32_t>(shape.scale)}));
+                        1, const_cast<AttentionNode*>(&node));
 }
 
 }  // namespace drafthorse::ops

@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "base/worker_pool.h"
+
 namespace drafthorse::ops {
 
 struct AttentionShape {
@@ -17,6 +19,12 @@ struct AttentionShape {
   int64_t n_head = 0;    // query heads; query head h reads KV head h / (n_head / n_head_kv)
   int64_t n_head_kv = 0;
   float scale = 1;       // of the scores, usually 1 / sqrt(head_dim)
+};
+
+// What an attention node keeps. Must outlive the graph.
+struct AttentionNode {
+  WorkerPool* pool = nullptr;
+  AttentionShape shape;
 };
 inline constexpr int64_t kMaxHeadDim = 1024;
 
@@ -28,6 +36,6 @@ void attend(const float* query, const ggml_fp16_t* keys, const ggml_fp16_t* valu
 // Graph node. q: [head_dim, n_head, n] F32; k, v: [head_dim * n_head_kv, context] F16; positions: [n] I32
 // -> [head_dim * n_head, n] F32.
 ggml_tensor* attention(ggml_context* context, ggml_tensor* q, ggml_tensor* k, ggml_tensor* v, ggml_tensor* positions,
-                       const AttentionShape& shape);
+                       const AttentionNode& node);
 
 }  // namespace drafthorse::ops

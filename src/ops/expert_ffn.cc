@@ -1,62 +1,64 @@
 #include "ops/expert_ffn.h"
 
+#include <algorithm>
 #include <cmath>
-
-#include "base/check.h"
 
 namespace drafthorse::ops {
 namespace {
 
-constexpr int64_t kRowGranule = 8;
-
-void gate_up_node(ggml_tensor*, int ith, int nth, void* userdata) {
-  const auto& batch = *static_cast<const ExpertBatch*>(userdata);
-  for (const ExpertWork& work : batch.work) {
-    const int64_t n_ff = work.weights.gate.rows;
-    const Range range = thread_range(n_ff, ith, nth, kRowGranule);
-    for (int64_t r = range.begin; r < range.end; ++r) {
-      for (int32_t row = work.row_begin; row < work.row_end; ++row) {
-        const std::byte* x = batch.input.data + batch.token_of_row[row] * batch.input.row_bytes;
-        batch.hidden[row * n_ff + r] = silu(dot(work.weights.gate, r, x)) * dot(work.weights.up, r, x);
-      }
+// All rows of all experts' matrices as one range of work, so that few large and many small experts alike keep every
+// thread busy. function(work, first row, end row, rows of the batch), for parts that lie within one expert.
+template <typename Function>
+void for_each_part(const ExpertBatch& batch, int64_t weight_rows, int64_t grain, WorkerPool& pool,
+                   const Function& function) {
+  const int64_t pieces_per_expert = (weight_rows + grain - 1) / grain;
+  const auto experts = static_cast<int64_t>(batch.work.size());
+  pool.run(pieces_per_expert * experts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t piece = begin; piece < end; ++piece) {
+      const ExpertWork& work = batch.work[piece / pieces_per_expert];
+      const int64_t first = piece % pieces_per_expert * grain;
+      function(work, first, std::min(first + grain, weight_rows));
     }
-  }
+  });
 }
 
-void quantize_hidden_node(ggml_tensor*, int ith, int nth, void* userdata) {
-  const auto& batch = *static_cast<const ExpertBatch*>(userdata);
-  for (const ExpertWork& work : batch.work) {
-    const ggml_type type = activation_type(work.weights.down.type);
-    const size_t row_bytes = ggml_row_size(type, work.weights.down.columns);
-    const Range range = thread_range(work.row_end - work.row_begin, ith, nth);
-    for (int64_t row = work.row_begin + range.begin; row < work.row_begin + range.end; ++row) {
-      quantize_row(batch.hidden + row * work.weights.down.columns, batch.hidden_quantized + row * row_bytes, work.weights.down.columns,
-                   type);
-    }
-  }
-}
-
-void down_node(ggml_tensor*, int ith, int nth, void* userdata) {
-  const auto& batch = *static_cast<const ExpertBatch*>(userdata);
-  for (const ExpertWork& work : batch.work) {
-    const size_t row_bytes = ggml_row_size(activation_type(work.weights.down.type), work.weights.down.columns);
-    const int64_t n_embd = work.weights.down.rows;
-    const Range range = thread_range(n_embd, ith, nth, kRowGranule);
-    linear_rows(work.weights.down, {batch.hidden_quantized + work.row_begin * row_bytes, row_bytes},
-                work.row_end - work.row_begin, batch.output + work.row_begin * n_embd, n_embd, range.begin, range.end);
-  }
+int64_t grain_for(const ExpertBatch& batch, const WeightMatrix& matrix, int threads) {
+  int64_t rows = 0;
+  for (const ExpertWork& work : batch.work) rows += work.row_end - work.row_begin;
+  const auto experts = static_cast<int64_t>(batch.work.size());
+  return std::min(matrix.rows, row_grain(matrix.rows * experts, matrix.columns * rows / experts, threads));
 }
 
 }  // namespace
 
-void build_expert_graph(ggml_context* context, ggml_cgraph* graph, ExpertBatch* batch) {
-  // The nodes' tensors are one byte each: the data flows through the batch, ggml only orders the three steps.
-  ggml_tensor* previous = ggml_new_tensor_1d(context, GGML_TYPE_I8, 1);
-  for (const ggml_custom_op_t step : {gate_up_node, quantize_hidden_node, down_node}) {
-    ggml_tensor* args[] = {previous};
-    previous = ggml_custom_4d(context, GGML_TYPE_I8, 1, 1, 1, 1, args, 1, step, GGML_N_TASKS_MAX, batch);
-  }
-  ggml_build_forward_expand(graph, previous);
+void run_experts(const ExpertBatch& batch, WorkerPool& pool) {
+  if (batch.work.empty()) return;
+  const ExpertWeights& shape = batch.work.front().weights;
+  const int64_t n_ff = shape.gate.rows;
+  const int64_t n_embd = shape.down.rows;
+  for_each_part(batch, n_ff, grain_for(batch, shape.gate, pool.threads()), pool,
+                [&](const ExpertWork& work, int64_t begin, int64_t end) {
+                  for (int64_t r = begin; r < end; ++r) {
+                    for (int32_t row = work.row_begin; row < work.row_end; ++row) {
+                      const std::byte* x = batch.input.data + batch.token_of_row[row] * batch.input.row_bytes;
+                      batch.hidden[row * n_ff + r] = silu(dot(work.weights.gate, r, x)) * dot(work.weights.up, r, x);
+                    }
+                  }
+                });
+  const ggml_type type = activation_type(shape.down.type);
+  const size_t row_bytes = ggml_row_size(type, n_ff);
+  pool.run(static_cast<int64_t>(batch.work.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t row = batch.work[i].row_begin; row < batch.work[i].row_end; ++row) {
+        quantize_row(batch.hidden + row * n_ff, batch.hidden_quantized + row * row_bytes, n_ff, type);
+      }
+    }
+  });
+  for_each_part(batch, n_embd, grain_for(batch, shape.down, pool.threads()), pool,
+                [&](const ExpertWork& work, int64_t begin, int64_t end) {
+                  linear_rows(work.weights.down, {batch.hidden_quantized + work.row_begin * row_bytes, row_bytes},
+                              work.row_end - work.row_begin, batch.output + work.row_begin * n_embd, n_embd, begin, end);
+                });
 }
 
 void accumulate(float* y, const float* x, float weight, int64_t count) {

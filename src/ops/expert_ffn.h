@@ -32,8 +32,7 @@ struct ExpertBatch {
   float* output = nullptr;                // [rows, n_embd] floats
 };
 
-// Adds the nodes that compute *batch to `graph`. `batch` must outlive it.
-void build_expert_graph(ggml_context* context, ggml_cgraph* graph, ExpertBatch* batch);
+void run_experts(const ExpertBatch& batch, WorkerPool& pool);
 
 // y[i] += weight * x[i] for i in [0, count): how an expert's output joins its token's sum. Both prefill and decode
 // add a token's experts in the order of their ids through this function.

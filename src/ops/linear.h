@@ -10,8 +10,11 @@
 
 #include <ggml.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+
+#include "base/worker_pool.h"
 
 namespace drafthorse::ops {
 
@@ -46,23 +49,43 @@ float dot(const WeightMatrix& weights, int64_t row, const std::byte* activation)
 void linear_rows(const WeightMatrix& weights, const ActivationRows& x, int64_t tokens, float* y, int64_t y_stride,
                  int64_t row_begin, int64_t row_end);
 
-// The half-open part of [0, total) that is thread `ith`'s of `nth`, in multiples of `granule`.
-struct Range {
-  int64_t begin = 0;
-  int64_t end = 0;
-};
-Range thread_range(int64_t total, int ith, int nth, int64_t granule = 1);
-
 // --- graph nodes
+//
+// ggml runs the nodes one after the other on the calling thread; each spreads its own work over a WorkerPool.
+
+// What nodes need when they run. Must outlive every graph built with it.
+class NodeContext {
+ public:
+  explicit NodeContext(WorkerPool& pool);
+  NodeContext(const NodeContext&) = delete;
+  NodeContext& operator=(const NodeContext&) = delete;
+
+  WorkerPool& pool() const { return pool_; }
+
+  struct Quantization {
+    WorkerPool* pool = nullptr;
+    ggml_type type = GGML_TYPE_F32;
+  };
+  // Stable addresses: a node keeps a pointer to its entry.
+  const Quantization& quantization(ggml_type activation_type) const { return quantizations_[activation_type]; }
+
+ private:
+  WorkerPool& pool_;
+  std::array<Quantization, GGML_TYPE_COUNT> quantizations_;
+};
+
+// Rows per piece of work: enough pieces for all threads to end together, none too small to be worth handing out.
+int64_t row_grain(int64_t rows, int64_t row_cost, int threads);
 
 // x: [columns, n] F32 -> rows of activation_type(weight_type), as an I8 tensor [row bytes, n].
-ggml_tensor* quantize(ggml_context* context, ggml_tensor* x, ggml_type weight_type);
+ggml_tensor* quantize(ggml_context* context, const NodeContext& nodes, ggml_tensor* x, ggml_type weight_type);
 
 // w: [columns, rows], xq: quantize()d x of n tokens -> [rows, n] F32.
-ggml_tensor* linear(ggml_context* context, ggml_tensor* w, ggml_tensor* xq);
+ggml_tensor* linear(ggml_context* context, const NodeContext& nodes, ggml_tensor* w, ggml_tensor* xq);
 
 // silu(gate . x) * (up . x): gate, up: [columns, rows] -> [rows, n] F32. Both weights share one activation type.
-ggml_tensor* gated_linear(ggml_context* context, ggml_tensor* gate, ggml_tensor* up, ggml_tensor* xq);
+ggml_tensor* gated_linear(ggml_context* context, const NodeContext& nodes, ggml_tensor* gate, ggml_tensor* up,
+                          ggml_tensor* xq);
 
 // The multiplication in gated_linear and in the experts; one definition, so that all use the same bits.
 float silu(float x);

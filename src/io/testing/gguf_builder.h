@@ -135,10 +135,10 @@ struct TestVocabulary {
   std::optional<std::string> pre;
   std::vector<std::string> tokens{};
   std::vector<int32_t> types{};
-  std::vector<float> scores{};                                // empty: no key
-  std::optional<std::vector<std::string>> merges{};           // nullopt: no key
+  std::vector<float> scores{};                       // empty: no key
+  std::optional<std::vector<std::string>> merges{};  // nullopt: no key
   std::vector<std::pair<std::string, uint32_t>> special_ids{};
-  std::vector<std::pair<std::string, bool>> switches{};       // keys that hold true or false
+  std::vector<std::pair<std::string, bool>> switches{};  // keys that hold true or false
 
   void add(const std::string& token, int32_t type) {
     tokens.push_back(token);
@@ -190,10 +190,11 @@ inline TestVocabulary sentencepiece_vocabulary() {
   vocabulary.add("<unk>", 2);
   vocabulary.add("<s>", 3);
   vocabulary.add("</s>", 3);
-  for (int byte = 0; byte < 256; ++byte) vocabulary.add(std::string("<0x") + kHex[byte / 16] + kHex[byte % 16] + ">", 6);
+  for (int byte = 0; byte < 256; ++byte)
+    vocabulary.add(std::string("<0x") + kHex[byte / 16] + kHex[byte % 16] + ">", 6);
   for (const char* token : {"\u2581", "e", "t", "h", "th", "the", "\u2581the", "in", "ing"}) vocabulary.add(token, 1);
-  vocabulary.special_ids = {{"tokenizer.ggml.bos_token_id", 1}, {"tokenizer.ggml.eos_token_id", 2},
-                            {"tokenizer.ggml.unknown_token_id", 0}};
+  vocabulary.special_ids = {
+      {"tokenizer.ggml.bos_token_id", 1}, {"tokenizer.ggml.eos_token_id", 2}, {"tokenizer.ggml.unknown_token_id", 0}};
   return vocabulary;
 }
 
