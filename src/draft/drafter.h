@@ -22,6 +22,9 @@ class Drafter {
 
   // The first `accepted` tokens of the last draft became part of the text; the others are forgotten.
   virtual void accept(int32_t accepted) = 0;
+
+  // Forgets everything: another sequence begins.
+  virtual void reset() = 0;
 };
 
 }  // namespace drafthorse

@@ -130,6 +130,7 @@ Status Engine::plan() {
   needs.total_experts = layout.total_experts();
   needs.least_slots = std::min(needs.total_experts, ExpertCache::kLeastSlots);
   ASSIGN_OR_RETURN(plan_, plan_memory(needs, *options_.ram_bytes));
+  if (options_.expert_slots) plan_.slots = std::clamp(*options_.expert_slots, needs.least_slots, needs.total_experts);
   ledger_ = std::move(needs.fixed);
   if (plan_.slots > 0) {
     ledger_.add("expert slots", align_up(needs.slot_bytes * static_cast<uint64_t>(plan_.slots), kHugePage));

@@ -44,6 +44,7 @@ struct EngineOptions {
   std::string io = "uring";                  // or pread
   int threads = 0;                           // 0: one per core
   QueueFactory queue_factory;                // for tests: replaces `io`
+  std::optional<int> expert_slots;           // for tests: exactly so many slots for the target, whatever fits
 };
 
 // phase: what is being done, in words; part: 0 to 1.

@@ -9,6 +9,8 @@
 namespace drafthorse {
 
 Session::Session(Engine& engine) : engine_(engine), target_(engine.target()) {
+  target_.model->kv().truncate(0);
+  if (engine.drafter() != nullptr) engine.drafter()->reset();
   if (engine.drafter() != nullptr && !engine.options().draft_depth) {
     depth_policy_.emplace(std::min(kMaxAutoDepth, target_.model->workspace().shape().max_window - 1));
   }

@@ -19,6 +19,7 @@ enum class StopReason { kNone, kEndOfText, kTokenLimit, kContextFull };
 
 class Session {
  public:
+  // Takes the engine's KV caches over: whatever sequence they held is forgotten. One session at a time.
   explicit Session(Engine& engine);
 
   // Runs the prompt (not empty). kUsage when it leaves no room in the context. progress: 0 to 1.

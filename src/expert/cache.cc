@@ -91,10 +91,34 @@ void ExpertCache::start_waiting_demands() {
     if (demanded.state != DemandState::kWaitingForSlot) continue;
     const int32_t slot = claim_slot(ReadPriority::kDemand);
     if (slot == kNoSlot) return;
-    begin_load(slot, {demand_layer_, demanded.expert}, ReadPriority::kDemand);
-    slots_[slot].pinned = true;
-    demanded.state = DemandState::kWaitingForRead;
+    read_demanded(slot, demanded);
   }
+}
+
+void ExpertCache::read_demanded(int32_t slot, Demanded& demanded) {
+  begin_load(slot, {demand_layer_, demanded.expert}, ReadPriority::kDemand);
+  slots_[slot].pinned = true;
+  demanded.state = DemandState::kWaitingForRead;
+}
+
+// Residents of the same demand that are wanted later may fill all slots; the one wanted last makes room then.
+void ExpertCache::make_room_for(Demanded& wanted_first) {
+  const auto last = std::find_if(demanded_.rbegin(), demanded_.rend(),
+                                 [](const Demanded& demanded) { return demanded.state == DemandState::kReady; });
+  if (last == demanded_.rend()) return;
+  const int32_t slot = slot_of({demand_layer_, last->expert});
+  last->state = DemandState::kWaitingForSlot;
+  slots_[slot].pinned = false;
+  evict(slot);
+  read_demanded(slot, wanted_first);
+}
+
+void ExpertCache::evict(int32_t index_of_slot) {
+  Slot& slot = slots_[index_of_slot];
+  CHECK(slot.state == SlotState::kResident && !slot.pinned);
+  ++stats_[index(slot.key.layer)].evictions;
+  slot_of(slot.key) = kNoSlot;
+  slot.state = SlotState::kFree;
 }
 
 int32_t ExpertCache::claim_slot(ReadPriority priority) {
@@ -112,12 +136,7 @@ int32_t ExpertCache::claim_slot(ReadPriority priority) {
       victim = static_cast<int32_t>(i);
     }
   }
-  if (victim != kNoSlot) {
-    Slot& slot = slots_[victim];
-    ++stats_[index(slot.key.layer)].evictions;
-    slot_of(slot.key) = kNoSlot;
-    slot.state = SlotState::kFree;
-  }
+  if (victim != kNoSlot) evict(victim);
   return victim;
 }
 
@@ -226,7 +245,11 @@ Result<std::vector<ExpertId>> ExpertCache::take_ready() {
 Status ExpertCache::wait_for(ExpertId expert) {
   Demanded* demanded = find_demanded(expert);
   CHECK(demanded != nullptr && demanded->state < DemandState::kHandedOut);
-  RETURN_IF_ERROR(wait_until([demanded] { return demanded->state == DemandState::kReady; }));
+  RETURN_IF_ERROR(wait_until([this, demanded] {
+    // With nothing under way no slot will come free by itself.
+    if (demanded->state == DemandState::kWaitingForSlot && reader_.idle()) make_room_for(*demanded);
+    return demanded->state == DemandState::kReady;
+  }));
   demanded->state = DemandState::kHandedOut;
   return {};
 }
@@ -324,12 +347,17 @@ Status ExpertCache::fill_and_wait(const std::function<void(int, int)>& progress)
     return static_cast<int>(std::count_if(slots_.begin(), slots_.end(),
                                           [](const Slot& slot) { return slot.state == SlotState::kResident; }));
   };
+  Status failure;
   while (filling_ || fills_in_flight_ > 0) {
     finished_.clear();
     reader_.poll(true, finished_);
     for (const ExtentReader::Finished& one : finished_) {
-      RETURN_IF_ERROR(one.status);
+      if (failure.ok()) failure = one.status;
       finish(one);
+    }
+    if (!failure.ok()) {
+      filling_ = false;
+      return failure;
     }
     continue_fill();
     if (progress) progress(resident_slots(), slots());

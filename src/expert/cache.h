@@ -134,6 +134,9 @@ class ExpertCache {
   std::byte* slot_data(int32_t slot) const { return arena_.data() + static_cast<uint64_t>(slot) * slot_bytes_; }
   EvictionContext context() const { return {demand_layer_, static_cast<int>(layout_.n_layers()), tokens_}; }
   int32_t claim_slot(ReadPriority priority);  // kNoSlot where none can be had
+  void evict(int32_t slot);
+  void read_demanded(int32_t slot, Demanded& demanded);
+  void make_room_for(Demanded& wanted_first);
   void begin_load(int32_t slot, ExpertKey key, ReadPriority priority);
   void start_waiting_demands();
   void continue_fill();

@@ -79,12 +79,16 @@ void ExtentReader::finish_if_done(JobId id) {
 
 void ExtentReader::submit_pending() {
   std::vector<ReadRequest> batch;
-  for (size_t level = 0; level < pending_.size(); ++level) {
+  bool held_back = false;
+  for (size_t level = 0; level < pending_.size() && !held_back; ++level) {
     const bool background = level != static_cast<size_t>(ReadPriority::kDemand);
     auto& waiting = pending_[level];
     while (!waiting.empty() && !free_tags_.empty()) {
-      if (background && background_in_flight_ >= background_limit_) break;
       Piece piece = waiting.front();
+      // A limit below a single piece lets one through. What does not fit holds back all of less priority.
+      const bool fits = background_in_flight_ == 0 || background_in_flight_ + piece.bytes <= background_limit_;
+      held_back = background && !fits;
+      if (held_back) break;
       waiting.pop_front();
       piece.background = background;
       if (background) background_in_flight_ += piece.bytes;
@@ -127,25 +131,24 @@ void ExtentReader::complete(const ReadCompletion& completion) {
   } else {
     bytes_read_ += completion.bytes;
     if (completion.bytes < piece.needed_bytes) {
-      if (completion.bytes == 0) {
+      // Continue from the last whole block, so that the rest can be read directly too.
+      const auto advance = static_cast<uint32_t>(align_down(completion.bytes, kDirectAlignment));
+      // Less than a block is an interrupted read, or, if it stays so, the end of the file.
+      const bool at_end = completion.bytes == 0 || (advance == 0 && piece.attempts + 1 >= kReadAttempts);
+      if (at_end) {
         retry_or_fail(piece, file_error(fmt::format("{}: the file ends at or before offset {}, inside a tensor; it was "
                                                     "truncated or changed while in use",
-                                                    files_.path(piece.file), piece.offset)));
+                                                    files_.path(piece.file), piece.offset + completion.bytes)));
+      } else if (advance == 0) {
+        retry_or_fail(piece, runtime_error("short read"));
       } else {
-        // Continue from the last whole block, so that the rest can be read directly too.
-        const auto advance = static_cast<uint32_t>(align_down(completion.bytes, kDirectAlignment));
-        if (advance == 0) {
-          retry_or_fail(piece, runtime_error(fmt::format("{}: reads at offset {} stay short", files_.path(piece.file),
-                                                         piece.offset)));
-        } else {
-          piece.offset += advance;
-          piece.bytes -= advance;
-          piece.needed_bytes -= advance;
-          piece.destination += advance;
-          if (job.status.ok() && !job.cancelled) {
-            ++job.waiting;
-            pending_[static_cast<size_t>(job.priority)].push_front(piece);
-          }
+        piece.offset += advance;
+        piece.bytes -= advance;
+        piece.needed_bytes -= advance;
+        piece.destination += advance;
+        if (job.status.ok() && !job.cancelled) {
+          ++job.waiting;
+          pending_[static_cast<size_t>(job.priority)].push_front(piece);
         }
       }
     }

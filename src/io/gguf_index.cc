@@ -47,16 +47,14 @@ Result<std::vector<GgufFile>> read_all_shards(const std::string& path) {
   }
   const std::string prefix = path.substr(0, path.size() - suffix.size());
   for (uint64_t i = 0; i < position->count; ++i) {
-    if (i == position->number) {
-      files.push_back(std::move(given));
-      continue;
-    }
+    if (i == position->number) continue;
     const SplitPosition expected{i, position->count};
     ASSIGN_OR_RETURN(GgufFile sibling, read_sibling(prefix + shard_suffix(expected), expected));
     // The first shard's metadata speaks for all; the others' would only take memory.
     if (i > 0) sibling.metadata.clear();
     files.push_back(std::move(sibling));
   }
+  files.insert(files.begin() + static_cast<std::ptrdiff_t>(position->number), std::move(given));
   return files;
 }
 

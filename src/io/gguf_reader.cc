@@ -14,7 +14,7 @@ namespace drafthorse {
 
 namespace {
 
-constexpr size_t kBufferBytes = 256 * 1024;
+constexpr size_t kBufferBytes = size_t{256} * 1024;
 
 }  // namespace
 

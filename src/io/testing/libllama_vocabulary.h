@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 
 namespace drafthorse {
 
@@ -17,10 +16,11 @@ inline bool loads_in_libllama(const std::string& path) {
   llama_model* model = llama_model_load_from_file(path.c_str(), params);
   if (model == nullptr) return false;
   const llama_vocab* vocabulary = llama_model_get_vocab(model);
-  constexpr std::string_view kText = "in the thing\n\t \xc3\xa4\xff\x01 <|endoftext|>";
-  llama_token tokens[256];
+  std::string text = "in the thing <|endoftext|>";
+  for (int byte = 0; byte < 256; ++byte) text += static_cast<char>(byte);
+  llama_token tokens[1024];
   for (const bool parse_special : {false, true}) {
-    llama_tokenize(vocabulary, kText.data(), static_cast<int32_t>(kText.size()), tokens, 256, true, parse_special);
+    llama_tokenize(vocabulary, text.data(), static_cast<int32_t>(text.size()), tokens, 1024, true, parse_special);
   }
   llama_model_free(model);
   return true;

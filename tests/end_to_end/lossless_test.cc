@@ -1,0 +1,129 @@
+// The text is the target's own, whatever is done to get it faster: depth, draft, memory, eviction, threads, I/O.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "end_to_end/generation.h"
+
+namespace drafthorse {
+namespace {
+
+constexpr size_t kPrompts = 20;
+constexpr int64_t kTokens = 128;
+
+const std::string kTarget = DRAFTHORSE_MODELS_DIR "/target.gguf";
+const std::string kDenseDraft = DRAFTHORSE_MODELS_DIR "/draft.gguf";
+const std::string kQuantizedDraft = DRAFTHORSE_QUANTIZED_DRAFT;
+
+using Texts = std::vector<std::vector<int32_t>>;
+
+EngineOptions base_options() {
+  EngineOptions options;
+  options.target_path = kTarget;
+  options.context = 512;
+  options.ram_bytes = uint64_t{4} << 30;
+  options.threads = 1;
+  return options;
+}
+
+Texts texts_of(const EngineOptions& options) {
+  Texts texts;
+  Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
+  EXPECT_TRUE(engine.ok()) << engine.status().message();
+  if (!engine.ok()) return texts;
+  for (const std::string& prompt : read_prompts(kPrompts)) {
+    Generated result = generate(**engine, (*engine)->tokenizer().tokenize(prompt), kTokens);
+    EXPECT_TRUE(result.status.ok()) << result.status.message();
+    texts.push_back(std::move(result.tokens));
+    if (ExpertCache* cache = (*engine)->target().cache.get()) cache->check_invariants();
+  }
+  return texts;
+}
+
+class Lossless : public testing::Test {
+ protected:
+  static void SetUpTestSuite() { reference_ = new Texts(texts_of(base_options())); }
+  static void TearDownTestSuite() { delete reference_; }
+
+  static void expect_same(const EngineOptions& options, const std::string& what) {
+    const Texts texts = texts_of(options);
+    ASSERT_EQ(texts.size(), kPrompts) << what;
+    for (size_t i = 0; i < texts.size(); ++i) ASSERT_EQ(texts[i], (*reference_)[i]) << what << ", prompt " << i;
+  }
+
+  static Texts* reference_;
+};
+
+Texts* Lossless::reference_ = nullptr;
+
+TEST_F(Lossless, ReferenceIsRealText) {
+  ASSERT_EQ(reference_->size(), kPrompts);
+  std::set<std::vector<int32_t>> distinct(reference_->begin(), reference_->end());
+  EXPECT_GE(distinct.size(), kPrompts - 2);
+  size_t tokens = 0;
+  for (const auto& text : *reference_) tokens += text.size();
+  EXPECT_GE(tokens, kPrompts * kTokens * 3 / 4);
+}
+
+TEST_F(Lossless, AnyDepthAndDraft) {
+  for (const std::string& draft : {kDenseDraft, kQuantizedDraft}) {
+    for (const int depth : {0, 1, 2, 4, 8, 16, -1}) {
+      EngineOptions options = base_options();
+      options.draft_path = draft;
+      if (depth >= 0) options.draft_depth = depth;
+      expect_same(options, fmt::format("draft {}, depth {}", draft, depth));
+    }
+  }
+}
+
+TEST_F(Lossless, AnyMemoryAndEviction) {
+  for (const std::string& eviction : eviction_policy_names()) {
+    for (const int slots : {2, 5, 16, 40, 64}) {
+      EngineOptions options = base_options();
+      options.eviction = eviction;
+      options.expert_slots = slots;
+      options.draft_path = slots % 2 == 0 ? kQuantizedDraft : kDenseDraft;
+      options.draft_depth = slots % 3 * 4;
+      expect_same(options, fmt::format("{} slots, {}", slots, eviction));
+    }
+  }
+}
+
+TEST_F(Lossless, AnyThreadsAndReads) {
+  for (const int threads : {1, 2, 3}) {
+    for (const char* io : {"uring", "pread"}) {
+      EngineOptions options = base_options();
+      options.threads = threads;
+      options.io = io;
+      options.expert_slots = 9;
+      options.draft_path = kQuantizedDraft;
+      options.draft_depth = 4;
+      expect_same(options, fmt::format("{} threads, {}", threads, io));
+    }
+  }
+}
+
+// A prompt that is prefilled in several runs and stages gives what token-by-token decoding gives.
+TEST_F(Lossless, LongPromptsAreBitEqualToDecoding) {
+  EngineOptions options = base_options();
+  options.context = 1024;
+  options.expert_slots = 11;
+  Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
+  ASSERT_TRUE(engine.ok());
+  std::string text;
+  for (const std::string& prompt : read_prompts(40)) text += prompt + "\n\n";
+  std::vector<int32_t> tokens = (*engine)->tokenizer().tokenize(text);
+  tokens.resize(700);
+  ForwardPass& pass = *(*engine)->target().pass;
+  KvCache& kv = (*engine)->target().model->kv();
+  ASSERT_TRUE(pass.run(tokens, 1).ok());
+  const std::vector<float> together(pass.logits(0).begin(), pass.logits(0).end());
+  kv.truncate(0);
+  for (const int32_t token : tokens) ASSERT_TRUE(pass.run({&token, 1}, 1).ok());
+  const std::vector<float> alone(pass.logits(0).begin(), pass.logits(0).end());
+  EXPECT_EQ(together, alone);
+}
+
+}  // namespace
+}  // namespace drafthorse
