@@ -26,6 +26,11 @@ function(drafthorse_layer name)
   set_property(GLOBAL APPEND PROPERTY drafthorse_layers drafthorse_${name})
 endfunction()
 
+# Tests labelled asan run under the address and undefined sanitizers too, those labelled tsan (they start no threads
+# of ggml's) under all of them.
+add_custom_target(sanitized_tests_asan)
+add_custom_target(sanitized_tests_tsan)
+
 # drafthorse_test(NAME SOURCES a_test.cc ... DEPENDS ... [LABELS ...] [TIMEOUT s]): one executable, one ctest entry.
 function(drafthorse_test name)
   if(NOT DRAFTHORSE_TESTS)
@@ -39,6 +44,12 @@ function(drafthorse_test name)
     set(ARG_TIMEOUT 300)
   endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+  if("tsan" IN_LIST ARG_LABELS)
+    add_dependencies(sanitized_tests_tsan ${name})
+  endif()
+  if("tsan" IN_LIST ARG_LABELS OR "asan" IN_LIST ARG_LABELS)
+    add_dependencies(sanitized_tests_asan ${name})
+  endif()
 endfunction()
 
 # drafthorse_bench(NAME SOURCES a_bench.cc ... DEPENDS ...): a Google Benchmark, run once with tiny sizes by ctest.
