@@ -15,6 +15,12 @@ namespace {
 constexpr int64_t kRefreshNs = 100'000'000;
 constexpr int kBarWidth = 30;
 
+// fmt::print throws where standard error cannot be written to; the text goes on without our remarks then.
+void write_error(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stderr);
+  std::fflush(stderr);
+}
+
 winsize terminal_size() {
   winsize size{};
   if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) size = {24, 80, 0, 0};
@@ -37,12 +43,11 @@ void Console::progress(std::string_view what, double part) {
   last_shown_ns_ = now;
   bar_shown_ = true;
   const auto filled = static_cast<int>(std::clamp(part, 0.0, 1.0) * kBarWidth);
-  fmt::print(stderr, "\r\033[K{} [{:#<{}}{:.<{}}] {:3.0f}%", what, "", filled, "", kBarWidth - filled, part * 100);
-  std::fflush(stderr);
+  write_error(fmt::format("\r\033[K{} [{:#<{}}{:.<{}}] {:3.0f}%", what, "", filled, "", kBarWidth - filled, part * 100));
 }
 
 void Console::end_progress() {
-  if (bar_shown_) fmt::print(stderr, "\r\033[K");
+  if (bar_shown_) write_error("\r\033[K");
   bar_shown_ = false;
 }
 
@@ -51,7 +56,7 @@ void Console::reserve_last_row() {
   const winsize size = terminal_size();
   if (reserved_rows_ == size.ws_row || size.ws_row < 4) return;
   reserved_rows_ = size.ws_row;
-  if (output_is_terminal_) fmt::print(stderr, "\n\033[A\0337\033[1;{}r\0338", reserved_rows_ - 1);
+  if (output_is_terminal_) write_error(fmt::format("\n\033[A\0337\033[1;{}r\0338", reserved_rows_ - 1));
 }
 
 void Console::status(const std::string& line) {
@@ -61,21 +66,21 @@ void Console::status(const std::string& line) {
   last_shown_ns_ = now;
   const std::string shown = line.substr(0, terminal_size().ws_col - 1U);
   if (!output_is_terminal_) {  // the text goes elsewhere: the status has the screen for itself
-    fmt::print(stderr, "\r\033[K{}", shown);
+    write_error(fmt::format("\r\033[K{}", shown));
     bar_shown_ = true;
   } else {
     std::fflush(stdout);
     reserve_last_row();
-    if (reserved_rows_ > 0) fmt::print(stderr, "\0337\033[{};1H\033[K\033[2m{}\033[0m\0338", reserved_rows_, shown);
+    if (reserved_rows_ > 0) {
+      write_error(fmt::format("\0337\033[{};1H\033[K\033[2m{}\033[0m\0338", reserved_rows_, shown));
+    }
   }
-  std::fflush(stderr);
 }
 
 void Console::end_status() {
   if (reserved_rows_ > 0 && output_is_terminal_) {
     std::fflush(stdout);
-    fmt::print(stderr, "\0337\033[{};1H\033[K\033[r\0338", reserved_rows_);
-    std::fflush(stderr);
+    write_error(fmt::format("\0337\033[{};1H\033[K\033[r\0338", reserved_rows_));
   }
   reserved_rows_ = 0;
   end_progress();
@@ -83,7 +88,7 @@ void Console::end_status() {
 
 void Console::line(std::string_view text) {
   end_progress();
-  fmt::print(stderr, "{}\n", text);
+  write_error(std::string(text) + '\n');
 }
 
 }  // namespace drafthorse::cli

@@ -8,8 +8,7 @@
 #include <csignal>
 #include <cstdio>
 #include <fstream>
-#include <iostream>
-#include <sstream>
+#include <memory>
 
 #include "base/host_memory.h"
 #include "base/units.h"
@@ -52,19 +51,29 @@ int fail(Console& console, const Status& status) {
   return static_cast<int>(status.kind());
 }
 
+Status write_output(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return {};
+  return runtime_error("standard output cannot be written to");
+}
+
+Result<std::string> read_all_of(std::FILE* file, const std::string& name) {
+  std::string text;
+  char piece[4096];
+  while (const size_t count = std::fread(piece, 1, sizeof(piece), file)) text.append(piece, count);
+  if (std::ferror(file) != 0) return file_error(fmt::format("{}: reading the prompt failed", name));
+  return text;
+}
+
 Result<std::string> read_prompt(const RunFlags& flags) {
   if (flags.prompt_given) return flags.prompt;
-  std::ostringstream text;
   if (!flags.prompt_file.empty()) {
-    std::ifstream file(flags.prompt_file, std::ios::binary);
-    if (!file) return file_error(fmt::format("{}: cannot be read; check the path given with -f", flags.prompt_file));
-    text << file.rdbuf();
-    if (file.bad()) return file_error(fmt::format("{}: reading failed", flags.prompt_file));
-    return text.str();
+    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(flags.prompt_file.c_str(), "rb"), std::fclose);
+    if (!file) return file_error(fmt::format("{}: cannot be opened; check the path given with -f", flags.prompt_file));
+    return read_all_of(file.get(), flags.prompt_file);
   }
   if (isatty(STDIN_FILENO) != 0) return usage_error("no prompt: give one with -p TEXT, -f FILE or on standard input");
-  text << std::cin.rdbuf();
-  return text.str();
+  return read_all_of(stdin, "standard input");
 }
 
 Result<EngineOptions> engine_options(const RunFlags& flags) {
@@ -152,26 +161,36 @@ std::string_view stop_name(const Session& session, bool interrupted) {
   }
 }
 
-Status write_stats(const std::string& path, const nlohmann::ordered_json& json) {
-  std::ofstream file(path);
-  file << json.dump(2) << '\n';
+Status cannot_write_stats(const std::string& path) {
+  return file_error(fmt::format("{}: the statistics cannot be written there", path));
+}
+
+Status write_stats(const std::string& path, std::ofstream& file, const nlohmann::ordered_json& json) {
+  // Paths are in it, and those may be any bytes.
+  file << json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
   file.flush();
-  if (!file) return file_error(fmt::format("{}: the statistics cannot be written there", path));
-  return {};
+  return file ? Status() : cannot_write_stats(path);
 }
 
 // Streams until something stops it. The status is of failures alone.
 Status generate(Engine& engine, Session& session, Console& console) {
   while (session.stop_reason() == StopReason::kNone) {
     ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, session.decode_step());
-    for (const int32_t token : tokens) {
-      const std::string piece = engine.tokenizer().piece(token);
-      std::fwrite(piece.data(), 1, piece.size(), stdout);
-    }
-    if (std::fflush(stdout) != 0) return runtime_error("standard output cannot be written to");
+    std::string text;
+    for (const int32_t token : tokens) text += engine.tokenizer().piece(token);
+    RETURN_IF_ERROR(write_output(text));
     console.status(status_line(engine, session.stats()));
   }
   return {};
+}
+
+// A script's unset variable should not quietly become a default.
+std::string check_not_empty(const std::string& value) {
+  return value.empty() ? "an empty value makes no sense; leave the flag out for its default" : "";
+}
+
+std::string check_not_negative(const std::string& value) {
+  return value.starts_with('-') ? fmt::format("{} makes no sense; give 0 or more", value) : "";
 }
 
 }  // namespace
@@ -179,25 +198,30 @@ Status generate(Engine& engine, Session& session, Console& console) {
 CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
   CLI::App* run = app.add_subcommand("run", "Generate text from a prompt");
   run->add_option("-m,--model", flags.target, "the model, a GGUF file (any shard of a split one)")->type_name("FILE");
-  run->add_option("-d,--draft", flags.draft, "a smaller model with the same vocabulary, to draft with")->type_name("FILE");
+  run->add_option("-d,--draft", flags.draft, "a smaller model with the same vocabulary, to draft with")->type_name("FILE")
+      ->check(check_not_empty);
   CLI::Option* prompt = run->add_option("-p,--prompt", flags.prompt, "the prompt, taken literally")->type_name("TEXT");
-  run->add_option("-f,--file", flags.prompt_file, "read the prompt from a file")->type_name("FILE")->excludes(prompt);
+  run->add_option("-f,--file", flags.prompt_file, "read the prompt from a file")->type_name("FILE")
+      ->check(check_not_empty)->excludes(prompt);
   run->add_option("-n,--tokens", flags.tokens, "generate at most this many tokens; default: until the text ends")
-      ->type_name("N")->check(CLI::NonNegativeNumber);
+      ->type_name("N")->check(check_not_empty)->check(check_not_negative);
   run->add_option("--ram", flags.ram, "memory for everything, such as 8G or 1200M; default: what the machine has free")
-      ->type_name("SIZE");
+      ->type_name("SIZE")->check(check_not_empty);
   run->add_option("--ctx", flags.context, "longest text in tokens, prompt included")
       ->type_name("N")->check(CLI::Range(1, 1 << 24))->capture_default_str();
   run->add_option("--draft-depth", flags.draft_depth, "tokens drafted per step: auto, or a number")
       ->type_name("auto|N")->capture_default_str();
-  run->add_option("--temp", flags.temperature, "sampling temperature; 0 is greedy")->type_name("T")->capture_default_str();
+  run->add_option("--temp", flags.temperature, "sampling temperature; 0 is greedy")->type_name("T")
+      ->check(check_not_empty)->capture_default_str();
   run->add_option("--eviction", flags.eviction, fmt::format("which expert goes when memory is full: a name, or list "
-                                                            "[{}]", kDefaultEviction))->type_name("NAME");
+                                                            "[{}]", kDefaultEviction))->type_name("NAME")
+      ->check(check_not_empty);
   run->add_option("--io", flags.io, "how to read: uring, pread, or list")->type_name("NAME")->capture_default_str();
   run->add_option("--threads", flags.threads, "threads to compute with; default: one per core")
       ->type_name("N")->check(CLI::Range(1, 512));
   run->add_flag("--stats", flags.stats, "show where memory and time went");
-  run->add_option("--stats-file", flags.stats_file, "write the statistics as JSON")->type_name("FILE");
+  run->add_option("--stats-file", flags.stats_file, "write the statistics as JSON")->type_name("FILE")
+      ->check(check_not_empty);
   run->callback([prompt, &flags] { flags.prompt_given = prompt->count() > 0; });
   return run;
 }
@@ -207,14 +231,22 @@ int run(const RunFlags& flags) {
   if (flags.eviction == "list" || flags.io == "list") {
     const std::vector<std::string> names =
         flags.eviction == "list" ? eviction_policy_names() : std::vector<std::string>{"uring", "pread"};
-    for (const std::string& name : names) fmt::print("{}\n", name);
-    return 0;
+    std::string lines;
+    for (const std::string& name : names) lines += name + '\n';
+    const Status written = write_output(lines);
+    return written.ok() ? 0 : fail(console, written);
   }
   if (flags.target.empty()) return fail(console, usage_error("no model: give one with -m FILE"));
   Result<EngineOptions> options = engine_options(flags);
   if (!options.ok()) return fail(console, options.status());
   const Result<std::string> prompt = read_prompt(flags);
   if (!prompt.ok()) return fail(console, prompt.status());
+  // Opened first: nobody wants to hear after an hour that the path was wrong.
+  std::ofstream stats_file;
+  if (!flags.stats_file.empty()) {
+    stats_file.open(flags.stats_file);
+    if (!stats_file) return fail(console, cannot_write_stats(flags.stats_file));
+  }
 
   Result<std::unique_ptr<Engine>> opened = Engine::open(
       *options, [&](std::string_view phase, double part) { console.progress(phase, part); });
@@ -245,7 +277,7 @@ int run(const RunFlags& flags) {
   if (flags.stats) print_stats(console, engine, session.stats());
   if (!flags.stats_file.empty()) {
     const Status written = write_stats(
-        flags.stats_file, stats_json(engine, session, std::string(stop_name(session, interrupted))));
+        flags.stats_file, stats_file, stats_json(engine, session, std::string(stop_name(session, interrupted))));
     if (!written.ok()) return fail(console, written);
   }
   return static_cast<int>(status.kind());

@@ -30,7 +30,7 @@
 namespace drafthorse {
 
 inline constexpr int32_t kMaxDraftDepth = 64;
-inline constexpr int32_t kMaxAutoDepth = 32;
+inline constexpr int32_t kMaxAutoDepth = 64;
 
 using QueueFactory = std::function<Result<std::unique_ptr<ReadQueue>>(const FileSet& files)>;
 

@@ -137,6 +137,7 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
   while (true) {
     ASSIGN_OR_RETURN(const std::vector<ExpertId> ready, cache_->take_ready());
     if (ready.empty()) break;
+    prefetch_next_layer(layer, count);
     compute_group(layer, ready);
     for (const ExpertId expert : ready) cache_->release(expert);
   }

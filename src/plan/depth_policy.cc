@@ -8,16 +8,19 @@
 namespace drafthorse {
 namespace {
 
-constexpr double kKeep = 0.9;               // of an average's weight, per sample: about ten samples count
-constexpr double kAcceptanceKeep = 0.97;    // acceptance is noisy and changes slowly
+constexpr double kKeep = 0.9;             // of an average's weight, per sample: about ten samples count
+constexpr double kAcceptanceKeep = 0.97;  // per cycle: acceptance is noisy and changes slowly
+constexpr double kAcceptanceRest = 4;     // samples that what was seen of the first position never counts less than
 constexpr double kPriorAcceptance = 0.75;
-constexpr double kPriorWeight = 2;          // samples the prior counts for
-constexpr double kModelWeight = 1;          // samples the model counts for against measured cycles
-constexpr double kSwitchGain = 1.03;        // another depth must promise this much to be taken
-constexpr int kFirstPause = 8;
-constexpr int kLongestPause = 256;
-// The first cycles: two ends of the line, and windows that show acceptance and missing experts by prefix.
-constexpr int kOpening[] = {4, 0, 4, 8};
+constexpr double kPriorWeight = 2;        // samples the prior counts for
+constexpr double kModelWeight = 1;        // samples the model counts for against measured cycles
+constexpr double kSwitchGain = 1.03;      // another depth must promise this much to be taken
+constexpr double kLookShare = 0.015;      // of the time, to be spent on looking
+constexpr double kStepGrowth = 0.9;       // of the missing experts a token adds over those of the one before, unseen
+constexpr double kLeastStepGrowth = 0.5;
+constexpr int kReach = 4;                 // times the deepest window so far: the model is not believed farther out
+// The first cycles: two points of the compute line that cost little where drafting is of no use.
+constexpr int kOpening[] = {0, 2};
 
 }  // namespace
 
@@ -32,34 +35,37 @@ void DepthPolicy::Line::add(double window, double seconds, double keep) {
   nn = nn * keep + window * window;
   y = y * keep + seconds;
   ny = ny * keep + window * seconds;
+  const double mean_n = n / weight;
+  const double variance = nn / weight - mean_n * mean_n;
+  if (variance > 0.05) slope = (ny / weight - mean_n * y / weight) / variance;
+  else if (slope < 0) slope = 0.5 * y / n;  // one window size so far: take half of the time as proportional to it
 }
 
 double DepthPolicy::Line::at(double window) const {
   if (weight == 0) return 0;
   const double mean_n = n / weight;
   const double mean_y = y / weight;
-  const double variance = nn / weight - mean_n * mean_n;
-  // With one window size so far, take half of the time as proportional to the window.
-  double slope = 0.5 * mean_y / std::max(1.0, mean_n);
-  if (variance > 0.05) slope = (ny / weight - mean_n * mean_y) / variance;
-  slope = std::clamp(slope, 0.0, mean_y / std::max(1.0, mean_n));  // neither free nor cheaper together than apart
-  return mean_y + slope * (window - mean_n);
+  // Neither free nor cheaper together than apart.
+  return mean_y + std::clamp(slope, 0.0, mean_y / mean_n) * (window - mean_n);
 }
 
 DepthPolicy::DepthPolicy(int max_depth)
     : max_depth_(max_depth),
       acceptance_(static_cast<size_t>(max_depth)),
       measured_(static_cast<size_t>(max_depth) + 1),
-      missing_(static_cast<size_t>(max_depth) + 1) {}
+      added_(static_cast<size_t>(max_depth) + 1) {
+  if (max_depth > 0) acceptance_[0] = {kPriorAcceptance, kPriorWeight};
+}
 
 double DepthPolicy::expected_tokens(int depth) const {
   double tokens = 1;
   double reached = 1;
-  double before = kPriorAcceptance;
+  double before = 0;
   for (int i = 0; i < depth; ++i) {
     const Average& seen = acceptance_[i];
     // A position seldom reached leans on the one before it.
-    const double p = (seen.value * seen.weight + before * kPriorWeight) / (seen.weight + kPriorWeight);
+    const double lean = i == 0 ? 0 : kPriorWeight;
+    const double p = (seen.value * seen.weight + before * lean) / (seen.weight + lean);
     reached *= p;
     tokens += reached;
     before = p;
@@ -68,19 +74,17 @@ double DepthPolicy::expected_tokens(int depth) const {
 }
 
 double DepthPolicy::missing(int window) const {
-  double known = 0;
+  double total = 0;
   double step = 0;
   int last = 0;
-  for (int n = 1; n <= window; ++n) {
-    if (missing_[n - 1].weight < 0.1) break;
-    step = n == 1 ? missing_[0].value : std::max(0.0, missing_[n - 1].value - known);
-    known = std::max(known, missing_[n - 1].value);
-    last = n;
+  for (; last < window && added_[last].weight > 0; ++last) total += step = added_[last].value;
+  // Beyond the longest window seen each token adds less than the one before, as it was so far.
+  double growth = kStepGrowth;
+  if (last > 1 && added_[0].value > 0) {
+    growth = std::clamp(std::pow(step / added_[0].value, 1.0 / (last - 1)), kLeastStepGrowth, 1.0);
   }
-  // Beyond the longest window seen each token adds a little less than the one before.
-  constexpr double kGrowth = 0.9;
-  for (int n = last + 1; n <= window && last > 0; ++n) known += step *= kGrowth;
-  return known;
+  for (int n = last; n < window && last > 0; ++n) total += step *= growth;
+  return total;
 }
 
 double DepthPolicy::expected_seconds(int depth) const {
@@ -90,65 +94,55 @@ double DepthPolicy::expected_seconds(int depth) const {
   return (measured.value * measured.weight + model * kModelWeight) / (measured.weight + kModelWeight);
 }
 
+double DepthPolicy::rate(int depth) const { return expected_tokens(depth) / std::max(1e-9, expected_seconds(depth)); }
+
 int DepthPolicy::best_depth() const {
+  const int reach = std::min(max_depth_, kReach * std::max(1, deepest_));
   int best = 0;
-  double best_rate = 0;
-  for (int depth = 0; depth <= max_depth_; ++depth) {
-    const double rate = expected_tokens(depth) / std::max(1e-9, expected_seconds(depth));
-    if (rate > best_rate) {
-      best = depth;
-      best_rate = rate;
-    }
+  for (int depth = 1; depth <= reach; ++depth) {
+    if (rate(depth) > rate(best)) best = depth;
   }
   return best;
 }
 
 int DepthPolicy::next_depth(int room) {
-  if (cycles_ < static_cast<int64_t>(std::size(kOpening))) {
-    current_ = std::min(kOpening[cycles_], max_depth_);
-    return std::min(current_, room);
-  }
-  if (pause_ > 0) {
-    --pause_;
-    current_ = 0;
-    return 0;
-  }
   const int best = best_depth();
-  const auto rate = [this](int depth) { return expected_tokens(depth) / std::max(1e-9, expected_seconds(depth)); };
-  if (best == 0) {
-    // Look again with a small window now, then pause for longer.
-    next_pause_ = next_pause_ == 0 ? kFirstPause : std::min(2 * next_pause_, kLongestPause);
-    pause_ = next_pause_;
-    current_ = 0;
-    if (next_pause_ == kFirstPause) return 0;
-    return std::min({2, max_depth_, room});
-  }
-  next_pause_ = 0;
-  if (current_ == 0 || rate(best) > kSwitchGain * rate(current_)) current_ = best;
-  return std::min(current_, room);
+  if (best == 0 || current_ == 0 || rate(best) > kSwitchGain * rate(current_)) current_ = best;
+  int depth = current_;
+  // Where a depth is not run nothing is learnt of it, so what is believed of deeper windows is tried now and then.
+  if (cycles_ < static_cast<int64_t>(std::size(kOpening))) depth = kOpening[cycles_];
+  else if (debt_s_ == 0) depth = current_ == 0 ? 1 : 2 * current_;
+  depth = std::min({depth, max_depth_, room});
+  looking_ = cycles_ > 0 && depth > current_;
+  rate_before_look_ = rate(current_);
+  return depth;
 }
 
 void DepthPolicy::observe(const CycleObservation& cycle) {
   ++cycles_;
-  for (int i = 0; i < cycle.depth && i <= cycle.accepted; ++i) {
-    acceptance_[i].add(i < cycle.accepted ? 1 : 0, kAcceptanceKeep);
+  deepest_ = std::max(deepest_, cycle.depth);
+  for (size_t i = 0; i < acceptance_.size(); ++i) {
+    // Later positions fade until they lean on the first: what is not drafted any more gets another chance in time.
+    if (i > 0 || acceptance_[i].weight > kAcceptanceRest) acceptance_[i].weight *= kAcceptanceKeep;
   }
+  for (int i = 0; i < cycle.depth && i <= cycle.accepted; ++i) acceptance_[i].add(i < cycle.accepted ? 1 : 0, 1);
   if (cycle.depth > 0) draft_per_token_.add(cycle.draft_s / cycle.depth, kKeep);
   compute_.add(cycle.depth + 1, std::max(0.0, cycle.verify_s - cycle.stall_s), kKeep);
   // What was measured long ago fades: the cache and the text have moved on.
   for (Average& average : measured_) average.weight *= kKeep;
   measured_[cycle.depth].add(cycle.draft_s + cycle.verify_s, 1);
-  if (!cycle.missing_by_prefix.empty()) {
-    for (size_t n = 0; n < cycle.missing_by_prefix.size() && n < missing_.size(); ++n) {
-      missing_[n].add(static_cast<double>(cycle.missing_by_prefix[n]), kKeep);
-    }
-    const auto total = static_cast<double>(cycle.missing_by_prefix.back());
-    if (total > 0) stall_per_missing_.add(cycle.stall_s / total, kKeep);
+  int64_t before = 0;
+  for (size_t n = 0; n < cycle.missing_by_prefix.size() && n < added_.size(); ++n) {
+    added_[n].add(static_cast<double>(cycle.missing_by_prefix[n] - before), kKeep);
+    before = cycle.missing_by_prefix[n];
   }
+  if (before > 0) stall_per_missing_.add(cycle.stall_s / static_cast<double>(before), kKeep);
+  const double took = cycle.draft_s + cycle.verify_s;
+  if (looking_) debt_s_ += std::max(0.0, took - (cycle.accepted + 1) / rate_before_look_);
+  else debt_s_ = std::max(0.0, debt_s_ - kLookShare * took);
 }
 
 std::string DepthPolicy::explain() const {
-  const auto rate = [this](int depth) { return expected_tokens(depth) / std::max(1e-9, expected_seconds(depth)); };
   const int best = best_depth();
   if (best == 0) {
     const int small = std::min(2, max_depth_);

@@ -4,10 +4,13 @@
 //     E[accepted(k) + 1] / T(k),     T(k) = k * draft + compute(k + 1) + stall * missing(k + 1)
 // from what earlier cycles showed: acceptance by position (given that the position was reached), draft time per
 // token, compute time as a line in the window's size, and, since a window's routing tells what each of its prefixes
-// would have needed, missing experts for every shorter window at once. A depth that was really run recently is
-// judged mostly by its measured time.
+// would have needed, the missing experts that each further token adds. A depth that was really run recently is judged
+// mostly by its measured time.
 //
-// When k = 0 is best it looks again after a pause that doubles each time speculation still loses.
+// It begins with shallow windows and goes deeper while that promises more. Now and then it looks: runs one cycle
+// deeper than what seems best, 1 where that is 0, to see whether things have changed. What looks lose is a debt that
+// a small share of the time pays back, and the next look comes when it is paid: looking costs little wherever
+// drafting is of no use, and is frequent where it is cheap.
 #pragma once
 
 #include <cstdint>
@@ -50,22 +53,26 @@ class DepthPolicy {
   // compute(n) = base + slope * n, by least squares over decaying sums.
   struct Line {
     double weight = 0, n = 0, nn = 0, y = 0, ny = 0;
+    double slope = -1;  // kept while all recent windows are of one size; below 0: not known yet
     void add(double window, double seconds, double keep);
     double at(double window) const;
   };
   double missing(int window) const;
+  double rate(int depth) const;  // expected tokens per second
 
   int max_depth_;
-  std::vector<Average> acceptance_;   // by position
-  std::vector<Average> measured_;     // seconds of whole cycles, by depth
-  std::vector<Average> missing_;      // by window size - 1
+  std::vector<Average> acceptance_;  // by position
+  std::vector<Average> measured_;    // seconds of whole cycles, by depth
+  std::vector<Average> added_;       // missing experts that a window's n-th token adds to those of the ones before it
   Average draft_per_token_;
   Average stall_per_missing_;
   Line compute_;
   int64_t cycles_ = 0;
-  int current_ = 0;
-  int pause_ = 0;         // cycles at depth 0 before the next look
-  int next_pause_ = 0;
+  int current_ = 0;              // what seems best
+  int deepest_ = 0;              // tried so far
+  bool looking_ = false;         // the cycle under way is deeper than current_
+  double rate_before_look_ = 0;  // of current_
+  double debt_s_ = 0;            // lost by looking and not paid back yet
 };
 
 }  // namespace drafthorse

@@ -1,0 +1,241 @@
+"""drafthorse against llama.cpp on one file under one real memory limit, alternating, the page cache cold.
+
+Each round takes another prompt and runs every contender on it inside a memory cgroup (version 1 or 2; needs root).
+Reported per contender: median and range over the rounds of tokens/s while decoding, bytes read from the disk per
+token, the share of decoding during which the disk was busy, and the bandwidth reached over what an O_DIRECT probe of
+the same file got in the same minute. Results go to standard output as JSON lines, a table to standard error.
+
+    bench/against_llama.py --model BIG.gguf --limit 1.2G [--draft DRAFT.gguf ...] [--rounds 5] [--tokens 64]
+    bench/against_llama.py --model BIG.gguf --resident      no limit: everything in memory, no draft
+"""
+
+import argparse
+import hashlib
+import json
+import mmap
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "drafthorse"
+SECTOR = 512
+
+
+def parse_size(text):
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    return int(float(text[:-1]) * units[text[-1].upper()]) if text[-1].upper() in units else int(text)
+
+
+class Cgroup:
+    """A memory cgroup of our own, or none where the limit is 0."""
+
+    def __init__(self, limit):
+        self.folder = None
+        if not limit:
+            return
+        v1 = pathlib.Path("/sys/fs/cgroup/memory")
+        base = v1 if v1.is_dir() else pathlib.Path("/sys/fs/cgroup")
+        self.folder = base / f"drafthorse-bench-{os.getpid()}"
+        self.folder.mkdir()
+        name = "memory.limit_in_bytes" if v1.is_dir() else "memory.max"
+        (self.folder / name).write_text(str(limit))
+
+    def enter(self):
+        if self.folder:
+            (self.folder / "cgroup.procs").write_text(str(os.getpid()))
+
+    def remove(self):
+        if self.folder:
+            self.folder.rmdir()
+
+
+def disk_of(path):
+    """The block device under a file, as a folder of /sys/class/block."""
+    device = os.stat(path).st_dev
+    folder = pathlib.Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
+    return folder if (folder / "queue").exists() else folder.parent
+
+
+def disk_stat(disk):
+    """(bytes read, seconds busy) since boot."""
+    fields = (disk / "stat").read_text().split()
+    return int(fields[2]) * SECTOR, int(fields[9]) / 1000
+
+
+def drop_cache(path):
+    fd = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
+def probe_bandwidth(path, seconds=1.0, threads=8, piece=2**20):
+    """Bytes per second of random O_DIRECT reads of 1 MiB by several threads."""
+    size = os.path.getsize(path) // piece * piece
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    total = [0] * threads
+    end = time.monotonic() + seconds
+
+    def work(index):
+        buffer = mmap.mmap(-1, piece)
+        state = index + 1
+        while time.monotonic() < end:
+            state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
+            total[index] += os.preadv(fd, [buffer], (state >> 20) % (size // piece) * piece)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
+    started = time.monotonic()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    os.close(fd)
+    return sum(total) / (time.monotonic() - started)
+
+
+class Sampler(threading.Thread):
+    """Records the disk's counters while a process runs."""
+
+    def __init__(self, disk):
+        super().__init__(daemon=True)
+        self.disk = disk
+        self.samples = []
+        self.stopping = threading.Event()
+
+    def run(self):
+        while not self.stopping.wait(0.01):
+            self.samples.append((time.monotonic(), *disk_stat(self.disk)))
+
+    def between(self, start, end):
+        """(bytes read, seconds busy) between two times."""
+        inside = [sample for sample in self.samples if start <= sample[0] <= end]
+        if len(inside) < 2:
+            return 0, 0
+        return inside[-1][1] - inside[0][1], inside[-1][2] - inside[0][2]
+
+
+def run_once(command, stats_file, limit, disk):
+    group = Cgroup(limit)
+    sampler = Sampler(disk)
+    sampler.start()
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=group.enter)
+        text = process.stdout.read(1)
+        first = time.monotonic()
+        while chunk := process.stdout.read1(4096):
+            text += chunk
+            last = time.monotonic()
+        error = process.stderr.read().decode(errors="replace")
+        if process.wait() != 0:
+            raise SystemExit(f"{' '.join(map(str, command))}\n{error}")
+    finally:
+        sampler.stopping.set()
+        sampler.join()
+        group.remove()
+    stats = json.loads(pathlib.Path(stats_file).read_text())
+    read, busy = sampler.between(first, last)
+    tokens = max(1, stats["generated_tokens"] - 1)
+    return {
+        "tokens_per_s": stats["decode_tokens_per_s"],
+        "ttft_s": stats["ttft_s"],
+        "bytes_per_token": read / tokens,
+        "disk_busy": busy / (last - first),
+        "disk_bytes_per_s": read / (last - first),
+        "stall_share": stats["stall_s"] / stats["decode_s"] if "stall_s" in stats else None,
+        "acceptance": stats.get("acceptance"),
+        "peak_rss_bytes": stats["peak_rss_bytes"],
+        "text_hash": hashlib.sha256(text).hexdigest()[:16],
+        "tokens": stats["generated_tokens"],
+    }
+
+
+def contenders(args, prompt, stats_file, budget):
+    common = ["-p", prompt, "-n", str(args.tokens), "--ctx", str(args.ctx), "--threads", str(args.threads),
+              "--stats-file", stats_file]
+    yield "llama.cpp", [args.llama_python, ROOT / "bench/llama_generate.py", "-m", args.model, *common]
+    ours = [args.binary, "run", "-m", args.model, "--ram", budget, *common]
+    yield "drafthorse", ours
+    for draft in args.draft:
+        yield f"drafthorse, draft {pathlib.Path(draft).stem}", [*ours, "-d", draft]
+
+
+def commit():
+    done = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--draft", action="append", default=[])
+    parser.add_argument("--limit", help="memory limit of every contender; default: the file's size over 2.5")
+    parser.add_argument("--resident", action="store_true", help="no limit, no draft")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--ctx", type=int, default=1024)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--read-ahead-kib", type=int, help="set the disk's read-ahead for the run (the peer maps the file)")
+    parser.add_argument("--binary", default=ROOT / "build/release/bin/drafthorse")
+    parser.add_argument("--llama-python", default=CACHE / "python")
+    parser.add_argument("--prompts", default=ROOT / "models/prompts.jsonl")
+    args = parser.parse_args()
+
+    size = os.path.getsize(args.model)
+    limit = 0 if args.resident else parse_size(args.limit) if args.limit else int(size / 2.5)
+    # The cgroup counts the page cache and the kernel's own pages too; the rest of the limit is drafthorse's budget.
+    budget = "32G" if args.resident else f"{(limit - 24 * 2**20) // 2**20}M"
+    disk = disk_of(args.model)
+    read_ahead = disk / "queue/read_ahead_kb"
+    before = read_ahead.read_text()
+    if args.read_ahead_kib:
+        read_ahead.write_text(str(args.read_ahead_kib))
+    prompts = [json.loads(line)["text"] for line in open(args.prompts)]
+    results = {}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            stats_file = os.path.join(folder, "stats.json")
+            for round_number in range(args.rounds):
+                prompt = prompts[round_number * 7 % len(prompts)]
+                bandwidth = probe_bandwidth(args.model)
+                for name, command in contenders(args, prompt, stats_file, budget):
+                    if not args.resident:
+                        drop_cache(args.model)
+                    one = run_once(command, stats_file, limit, disk)
+                    one.update(round=round_number, contender=name, probe_bytes_per_s=bandwidth, limit=limit, commit=commit(),
+                               model=os.path.basename(args.model), machine=platform.processor() or platform.machine(),
+                               read_ahead_kib=int(read_ahead.read_text()), command=" ".join(sys.argv))
+                    print(json.dumps(one), flush=True)
+                    results.setdefault(name, []).append(one)
+    finally:
+        read_ahead.write_text(before)
+
+    base = results["llama.cpp"]
+    print(f"\n{os.path.basename(args.model)}, {size / 2**30:.2f} GiB, limit {limit / 2**30:.2f} GiB, {args.tokens} tokens, "
+          f"{args.rounds} rounds, read-ahead {base[0]['read_ahead_kib']} KiB, "
+          f"disk {statistics.median(r['probe_bytes_per_s'] for r in base) / 1e9:.2f} GB/s", file=sys.stderr)
+    print(f"{'':<40} {'tokens/s':>22} {'x llama.cpp':>20} {'MB/token':>9} {'busy':>6} {'of disk':>8} {'stall':>6}",
+          file=sys.stderr)
+    for name, rows in results.items():
+        speed = [row["tokens_per_s"] for row in rows]
+        ratio = [row["tokens_per_s"] / other["tokens_per_s"] for row, other in zip(rows, base)]
+        median = lambda key: statistics.median(row[key] for row in rows)
+        share = statistics.median(row["disk_bytes_per_s"] / row["probe_bytes_per_s"] for row in rows)
+        stall = f"{median('stall_share'):6.0%}" if rows[0]["stall_share"] is not None else "     -"
+        print(f"{name:<40} {statistics.median(speed):7.2f} ({min(speed):.2f}-{max(speed):.2f})".ljust(63) +
+              f"{statistics.median(ratio):7.2f} ({min(ratio):.2f}-{max(ratio):.2f})".rjust(20) +
+              f" {median('bytes_per_token') / 1e6:9.0f} {median('disk_busy'):6.0%} {share:8.0%} {stall}", file=sys.stderr)
+    same = all(a["text_hash"] == b["text_hash"] for name, rows in results.items() if name != "llama.cpp"
+               for a, b in zip(rows, results["drafthorse"]))
+    print(f"drafthorse's texts are {'equal' if same else 'DIFFERENT'} with and without a draft; equal to llama.cpp's in "
+          f"{sum(a['text_hash'] == b['text_hash'] for a, b in zip(base, results['drafthorse']))} of {len(base)} rounds",
+          file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+#include "expert/eviction.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace drafthorse {
+namespace {
+
+// --- what every policy must hold to
+
+class EvictionConformance : public ::testing::TestWithParam<std::string> {
+ protected:
+  std::unique_ptr<EvictionPolicy> policy_ = make_eviction_policy(GetParam());
+};
+
+TEST_P(EvictionConformance, HasItsName) {
+  ASSERT_NE(policy_, nullptr);
+  EXPECT_EQ(policy_->name(), GetParam());
+}
+
+// The cache takes the least worth below infinity, so a worth that is not a finite number would lose a slot for good.
+TEST_P(EvictionConformance, WorthIsPureAndFinite) {
+  constexpr uint64_t kSeed = 21;
+  SCOPED_TRACE(::testing::Message() << "seed " << kSeed);
+  std::mt19937_64 random(kSeed);
+  const std::unique_ptr<EvictionPolicy> other = make_eviction_policy(GetParam());
+  const int64_t tokens[] = {0, 1, 17, 100'000, 1'000'000'000'000};
+  for (int i = 0; i < 20'000; ++i) {
+    const int n_layers = 1 + static_cast<int>(random() % 100);
+    const auto layer = [&] { return LayerId{static_cast<int>(random() % static_cast<uint64_t>(n_layers))}; };
+    const ExpertKey key{layer(), ExpertId{static_cast<int>(random() % 512)}};
+    const ExpertHistory history{static_cast<int64_t>(random() % 1'000'000) - 1,
+                                i % 5 == 0 ? static_cast<double>(i % 2) : static_cast<double>(random() % 1001) / 1000,
+                                tokens[random() % 5]};
+    const EvictionContext context{layer(), n_layers, tokens[random() % 5]};
+    const double worth = policy_->worth(key, history, context);
+    ASSERT_TRUE(std::isfinite(worth));
+    ASSERT_EQ(policy_->worth(key, history, context), worth);
+    ASSERT_EQ(other->worth(key, history, context), worth);
+  }
+}
+
+TEST_P(EvictionConformance, KnowsANewExpert) {
+  for (const int64_t tokens : {int64_t{0}, int64_t{1000}}) {
+    EXPECT_TRUE(std::isfinite(policy_->worth({LayerId{0}, ExpertId{0}}, {}, {LayerId{0}, 1, tokens})));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Policies, EvictionConformance, ::testing::ValuesIn(eviction_policy_names()), [](const auto& one) {
+  std::string name = one.param;
+  for (char& c : name) c = c == '-' ? '_' : c;
+  return name;
+});
+
+TEST(Eviction, UnknownNamesGiveNothing) {
+  EXPECT_EQ(make_eviction_policy("belady"), nullptr);
+  EXPECT_EQ(make_eviction_policy(""), nullptr);
+  EXPECT_NE(make_eviction_policy(kDefaultEviction), nullptr);
+}
+
+// --- each policy's own
+
+double worth(std::string_view policy, int layer, const ExpertHistory& history, const EvictionContext& context) {
+  return make_eviction_policy(policy)->worth({LayerId{layer}, ExpertId{3}}, history, context);
+}
+
+TEST(Lru, TheLeastRecentlyTouchedGoes) {
+  const EvictionContext context{LayerId{2}, 8, 50};
+  double last = -std::numeric_limits<double>::infinity();
+  for (const int64_t touch : {-1, 0, 1, 5, 1000}) {
+    // Neither layer nor rate matters.
+    const double now = worth("lru", static_cast<int>(touch + 1) % 8, {touch, touch > 3 ? 0.0 : 0.9, 10}, context);
+    EXPECT_GT(now, last);
+    last = now;
+  }
+}
+
+TEST(Lfu, TheLeastUsedGoesAndUseIsForgotten) {
+  const EvictionContext now{LayerId{2}, 8, 100};
+  EXPECT_GT(worth("lfu", 0, {0, 0.5, 100}, now), worth("lfu", 5, {99, 0.3, 100}, now));
+  // About 17 tokens halve it.
+  const EvictionContext later{LayerId{2}, 8, 117};
+  const double fresh = worth("lfu", 0, {0, 0.5, 117}, later);
+  EXPECT_NEAR(worth("lfu", 0, {0, 0.5, 100}, later), fresh / 2, 0.01 * fresh);
+  EXPECT_GT(worth("lfu", 0, {0, 0.3, 117}, later), worth("lfu", 0, {0, 0.5, 100}, later));
+}
+
+TEST(NextUse, TheLayerJustPassedGoesBeforeTheNextOne) {
+  constexpr int kLayers = 8;
+  const ExpertHistory history{10, 0.2, 50};
+  for (int current = 0; current < kLayers; ++current) {
+    const EvictionContext context{LayerId{current}, kLayers, 50};
+    // In the order in which layers come up: each is worth less than the one before, the present layer least.
+    double last = std::numeric_limits<double>::infinity();
+    for (int ahead = 1; ahead <= kLayers; ++ahead) {
+      const double now = worth("next-use", (current + ahead) % kLayers, history, context);
+      EXPECT_LT(now, last) << "layer " << current << " + " << ahead;
+      last = now;
+    }
+  }
+}
+
+TEST(NextUse, RateOutweighsDistance) {
+  const EvictionContext context{LayerId{4}, 8, 50};
+  // Used by every token, a layer behind; or by one in ten, in the next layer.
+  EXPECT_GT(worth("next-use", 3, {0, 1.0, 50}, context), worth("next-use", 5, {0, 0.1, 50}, context));
+  // Within a layer the rate decides, and a rate fades.
+  EXPECT_GT(worth("next-use", 5, {0, 0.4, 50}, context), worth("next-use", 5, {0, 0.3, 50}, context));
+  EXPECT_LT(worth("next-use", 5, {0, 0.4, 10}, context), worth("next-use", 5, {0, 0.3, 50}, context));
+}
+
+// --- histories
+
+TEST(UseRate, ConvergesToTheShareOfTokens) {
+  for (const int64_t per_call : {1, 5, 20}) {
+    for (const double share : {0.0, 0.2, 1.0}) {
+      ExpertHistory history{.use_rate = 0.7};
+      int64_t tokens = 0;
+      int64_t used = 0;
+      for (int i = 0; i < 2000; ++i) {
+        const auto target = static_cast<int64_t>(share * static_cast<double>(tokens + per_call));
+        record_uses(history, tokens, per_call, target - used);
+        tokens += per_call;
+        used = target;
+      }
+      EXPECT_NEAR(use_rate_at(history, tokens), share, 0.07) << per_call << " tokens per call";
+      EXPECT_EQ(history.rate_token, tokens);
+    }
+  }
+}
+
+TEST(UseRate, ManyTokensAtOnceAreAsOneByOne) {
+  ExpertHistory at_once{.use_rate = 0.1, .rate_token = 40};
+  ExpertHistory one_by_one = at_once;
+  record_uses(at_once, 50, 6, 6);
+  for (int64_t i = 0; i < 6; ++i) record_uses(one_by_one, 50 + i, 1, 1);
+  EXPECT_NEAR(at_once.use_rate, one_by_one.use_rate, 1e-12);
+  EXPECT_EQ(at_once.rate_token, one_by_one.rate_token);
+}
+
+// Not being told of tokens that did not use the expert must come to the same as being told.
+TEST(UseRate, SilenceDecaysLikeNoUse) {
+  ExpertHistory told{.use_rate = 0.6, .rate_token = 10};
+  const ExpertHistory silent = told;
+  record_uses(told, 10, 4, 0);
+  record_uses(told, 14, 3, 0);
+  EXPECT_NEAR(use_rate_at(told, 17), use_rate_at(silent, 17), 1e-12);
+  EXPECT_NEAR(use_rate_at(silent, 17), 0.6 * std::pow(1 - kUseRateGain, 7), 1e-12);
+  EXPECT_EQ(use_rate_at(silent, 10), 0.6);
+  EXPECT_EQ(use_rate_at(silent, 5), 0.6);  // never grows, whatever it is asked
+}
+
+TEST(UseRate, StaysWithinZeroAndOne) {
+  ExpertHistory history;
+  std::mt19937_64 random(5);
+  int64_t tokens = 0;
+  for (int i = 0; i < 5000; ++i) {
+    const auto count = static_cast<int64_t>(1 + random() % 9);
+    record_uses(history, tokens, count, static_cast<int64_t>(random() % static_cast<uint64_t>(count + 1)));
+    tokens += count;
+    ASSERT_GE(history.use_rate, 0);
+    ASSERT_LE(history.use_rate, 1);
+  }
+}
+
+}  // namespace
+}  // namespace drafthorse

@@ -1,0 +1,106 @@
+// Random matrices of any type with their exact values, and how far a kernel's dot product may be from the exact one.
+#pragma once
+
+#include <ggml-cpu.h>
+#include <ggml.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <ostream>
+#include <random>
+#include <vector>
+
+#include "base/check.h"
+#include "ops/linear.h"
+
+namespace drafthorse::ops {
+
+// All weight types a test should cover.
+inline constexpr ggml_type kTestedTypes[] = {
+    GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16, GGML_TYPE_Q8_0,   GGML_TYPE_Q4_0,  GGML_TYPE_Q4_K,
+    GGML_TYPE_Q6_K, GGML_TYPE_Q2_K, GGML_TYPE_Q5_K, GGML_TYPE_IQ4_NL, GGML_TYPE_MXFP4};
+
+inline std::vector<float> random_floats(size_t count, std::mt19937_64& random, float scale = 1) {
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+struct RandomMatrix {
+  RandomMatrix(ggml_type type, int64_t columns, int64_t rows, std::mt19937_64& random, float scale = 1)
+      : values(random_floats(static_cast<size_t>(columns * rows), random, scale)) {
+    matrix = {nullptr, type, columns, rows, ggml_row_size(type, columns)};
+    data.resize(matrix.row_bytes * static_cast<size_t>(rows));
+    const size_t written = ggml_quantize_chunk(type, values.data(), data.data(), 0, rows, columns, nullptr);
+    CHECK(written == data.size());
+    if (type != GGML_TYPE_F32) ggml_get_type_traits(type)->to_float(data.data(), values.data(), columns * rows);
+    matrix.data = data.data();
+  }
+  RandomMatrix(RandomMatrix&&) = default;
+
+  const float* row(int64_t r) const { return values.data() + r * matrix.columns; }
+
+  std::vector<float> values;    // as the type represents them
+  std::vector<std::byte> data;
+  WeightMatrix matrix;
+};
+
+// For each element the largest error that rounding to the activation type makes.
+inline std::vector<double> rounding_of(const float* x, int64_t columns, ggml_type activation) {
+  std::vector<double> error(static_cast<size_t>(columns));
+  const int64_t block = ggml_blck_size(activation);
+  for (int64_t begin = 0; begin < columns; begin += block) {
+    double largest = 0;
+    for (int64_t i = begin; i < begin + block; ++i) largest = std::max(largest, std::abs(static_cast<double>(x[i])));
+    for (int64_t i = begin; i < begin + block; ++i) {
+      const double value = std::abs(static_cast<double>(x[i]));
+      switch (activation) {
+        case GGML_TYPE_F32: break;
+        case GGML_TYPE_F16: error[i] = value * 0x1p-11; break;
+        case GGML_TYPE_BF16: error[i] = value * 0x1p-8; break;
+        // 8-bit steps of the block's largest value, half of one off at most; the step itself rounded to F16.
+        default: error[i] = largest / 127 / 2 + value * 0x1p-11;
+      }
+    }
+  }
+  return error;
+}
+
+// A dot product in double precision, and the standard deviation of what a kernel makes of it: rounding errors of the
+// activations, uniform and independent, and F32 sums.
+struct ReferenceDot {
+  double value = 0;
+  double deviation = 0;
+};
+inline ReferenceDot reference_dot(const float* w, const float* x, const std::vector<double>& rounding) {
+  ReferenceDot result;
+  double variance = 0;
+  double magnitude = 0;
+  for (size_t i = 0; i < rounding.size(); ++i) {
+    const double product = static_cast<double>(w[i]) * static_cast<double>(x[i]);
+    result.value += product;
+    magnitude += std::abs(product);
+    variance += static_cast<double>(w[i]) * w[i] * rounding[i] * rounding[i] / 3;
+  }
+  result.deviation = std::sqrt(variance) + magnitude * 0x1p-22;
+  return result;
+}
+inline constexpr double kDeviations = 6;  // allowed; one element in 500 million is farther off by chance
+
+inline std::vector<std::byte> quantized_rows(const std::vector<float>& x, int64_t columns, ggml_type activation) {
+  const int64_t rows = static_cast<int64_t>(x.size()) / columns;
+  const size_t row_bytes = ggml_row_size(activation, columns);
+  std::vector<std::byte> out(row_bytes * static_cast<size_t>(rows));
+  for (int64_t r = 0; r < rows; ++r) {
+    quantize_row(x.data() + r * columns, out.data() + static_cast<size_t>(r) * row_bytes, columns, activation);
+  }
+  return out;
+}
+
+inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+}  // namespace drafthorse::ops
