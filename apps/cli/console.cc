@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -27,9 +28,20 @@ winsize terminal_size() {
   return size;
 }
 
+bool is_file_or_null(int descriptor) {
+  struct stat info {};
+  if (fstat(descriptor, &info) != 0) return false;
+  struct stat null {};
+  const bool is_null = stat("/dev/null", &null) == 0 && S_ISCHR(info.st_mode) && info.st_rdev == null.st_rdev;
+  return S_ISREG(info.st_mode) || is_null;
+}
+
 }  // namespace
 
-Console::Console() : error_is_terminal_(isatty(STDERR_FILENO) != 0), output_is_terminal_(isatty(STDOUT_FILENO) != 0) {}
+Console::Console()
+    : error_is_terminal_(isatty(STDERR_FILENO) != 0),
+      output_is_terminal_(isatty(STDOUT_FILENO) != 0),
+      output_is_elsewhere_(is_file_or_null(STDOUT_FILENO)) {}
 
 Console::~Console() {
   end_progress();
@@ -43,7 +55,8 @@ void Console::progress(std::string_view what, double part) {
   last_shown_ns_ = now;
   bar_shown_ = true;
   const auto filled = static_cast<int>(std::clamp(part, 0.0, 1.0) * kBarWidth);
-  write_error(fmt::format("\r\033[K{} [{:#<{}}{:.<{}}] {:3.0f}%", what, "", filled, "", kBarWidth - filled, part * 100));
+  write_error(
+      fmt::format("\r\033[K{} [{:#<{}}{:.<{}}] {:3.0f}%", what, "", filled, "", kBarWidth - filled, part * 100));
 }
 
 void Console::end_progress() {
@@ -65,10 +78,10 @@ void Console::status(const std::string& line) {
   if (now - last_shown_ns_ < kRefreshNs) return;
   last_shown_ns_ = now;
   const std::string shown = line.substr(0, terminal_size().ws_col - 1U);
-  if (!output_is_terminal_) {  // the text goes elsewhere: the status has the screen for itself
+  if (output_is_elsewhere_) {  // the status has the screen for itself
     write_error(fmt::format("\r\033[K{}", shown));
     bar_shown_ = true;
-  } else {
+  } else if (output_is_terminal_) {
     std::fflush(stdout);
     reserve_last_row();
     if (reserved_rows_ > 0) {

@@ -30,6 +30,7 @@ class Console {
 
   bool error_is_terminal_ = false;
   bool output_is_terminal_ = false;
+  bool output_is_elsewhere_ = false;  // a file: what a pipe leads to may share our screen, so it counts as neither
   bool bar_shown_ = false;
   int reserved_rows_ = 0;  // height of the terminal whose last row is ours, 0: none is
   int64_t last_shown_ns_ = 0;

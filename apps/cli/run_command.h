@@ -14,7 +14,7 @@ struct RunFlags {
   std::string prompt_file;
   int64_t tokens = -1;
   std::string ram;
-  int32_t context = 4096;
+  int32_t context = 0;  // 0: the default
   std::string draft_depth = "auto";
   double temperature = 0;
   std::string eviction;

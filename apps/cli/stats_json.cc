@@ -29,7 +29,7 @@ Json layers_json(const std::vector<LayerCacheStats>& layers) {
 
 }  // namespace
 
-Json stats_json(Engine& engine, const Session& session, const std::string& stop) {
+Json stats_json(Engine& engine, const Session& session, std::string_view stop, const std::string& text_hash) {
   const SessionStats& stats = session.stats();
   const EngineOptions& options = engine.options();
   Json memory = Json::array();
@@ -50,6 +50,7 @@ Json stats_json(Engine& engine, const Session& session, const std::string& stop)
           {"prompt_tokens", stats.prompt_tokens},
           {"generated_tokens", stats.generated_tokens},
           {"stop", stop},
+          {"text_hash", text_hash},
           {"bytes_read_per_token", stats.bytes_read_per_token()},
           {"acceptance", stats.acceptance()},
           {"tokens_per_verification", stats.tokens_per_verification()},
@@ -69,7 +70,7 @@ Json stats_json(Engine& engine, const Session& session, const std::string& stop)
           {"io", std::string(engine.target().queue->name())},
           {"direct_io", engine.target().files->direct()},
           {"threads", options.threads},
-          {"context", options.context},
+          {"context", engine.context()},
           {"expert_slots", engine.memory_plan().slots},
           {"experts", engine.target().model->layout().total_experts()},
           {"read_retries", engine.target().cache ? engine.target().cache->read_retries() : 0},

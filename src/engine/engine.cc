@@ -12,6 +12,7 @@
 namespace drafthorse {
 namespace {
 
+constexpr int32_t kDefaultContext = 4096;
 // The longest run of tokens a prefill works on at once: each expert is read once for all of them.
 constexpr int32_t kPrefillTokens = 2048;
 // A draft model only prefills the prompt and catches up; it holds its experts, so short runs cost nothing.
@@ -62,23 +63,24 @@ Status Engine::read_files() {
 
 Status Engine::create_models() {
   if (options_.threads <= 0) options_.threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-  if (options_.context > target_config_.context_trained) {
+  if (options_.context && *options_.context > target_config_.context_trained) {
     notices_.push_back(fmt::format("the context is lowered to the {} tokens the model was trained for",
                                    target_config_.context_trained));
-    options_.context = target_config_.context_trained;
   }
+  const int32_t context = std::min(options_.context.value_or(kDefaultContext), target_config_.context_trained);
+  options_.context = context;
   compute_ = std::make_unique<Compute>(options_.threads);
   const int32_t depth = draft_index_ ? options_.draft_depth.value_or(kMaxAutoDepth) : 0;
-  const int32_t window = std::min(depth + 1, options_.context);
-  const WorkspaceShape target_shape{std::max(window, std::min(options_.context, kPrefillTokens)), window};
+  const int32_t window = std::min(depth + 1, context);
+  const WorkspaceShape target_shape{std::max(window, std::min(context, kPrefillTokens)), window};
   ASSIGN_OR_RETURN(target_.model,
-                   Model::create(*target_index_, target_config_, *compute_, {options_.context, target_shape}));
+                   Model::create(*target_index_, target_config_, *compute_, {context, target_shape}));
   RETURN_IF_ERROR(open_queue(target_, *target_index_));
   if (draft_index_) {
     // A token that completes the draft's own context is one more than the target's longest text: never needed.
-    const WorkspaceShape draft_shape{std::min(options_.context, kDraftPrefillTokens), std::min(options_.context, 2)};
+    const WorkspaceShape draft_shape{std::min(context, kDraftPrefillTokens), std::min(context, 2)};
     ASSIGN_OR_RETURN(draft_.model,
-                     Model::create(*draft_index_, draft_config_, *compute_, {options_.context, draft_shape}));
+                     Model::create(*draft_index_, draft_config_, *compute_, {context, draft_shape}));
     RETURN_IF_ERROR(open_queue(draft_, *draft_index_));
   }
   return {};
@@ -166,9 +168,7 @@ Status Engine::load(const LoadProgress& progress) {
     drafter_ = std::make_unique<ModelDrafter>(*draft_.pass);
   }
   RETURN_IF_ERROR(target_.model->load(*target_.files, *target_.queue, part_of("loading the target")));
-  RETURN_IF_ERROR(create_cache(target_, plan_.slots));
-  if (target_.cache != nullptr) target_.cache->fill();
-  return {};
+  return create_cache(target_, plan_.slots);
 }
 
 }  // namespace drafthorse

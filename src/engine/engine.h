@@ -38,7 +38,7 @@ struct EngineOptions {
   std::string target_path;
   std::string draft_path;                    // empty: no draft
   std::optional<uint64_t> ram_bytes;         // default: what the machine and its cgroups leave, less a reserve
-  int32_t context = 4096;                    // tokens; lowered to what the model was trained for
+  std::optional<int32_t> context;            // tokens; default 4096. Lowered to what the model was trained for
   std::optional<int32_t> draft_depth;        // default: chosen while running
   std::string eviction{kDefaultEviction};
   std::string io = "uring";                  // or pread
@@ -68,7 +68,7 @@ class Engine {
   Drafter* drafter() const { return drafter_.get(); }  // nullptr without a draft
   const Clock& clock() const { return clock_; }
   const EngineOptions& options() const { return options_; }  // with defaults filled in
-  int32_t context() const { return options_.context; }
+  int32_t context() const { return *options_.context; }
 
   const MemoryLedger& ledger() const { return ledger_; }
   const MemoryPlan& memory_plan() const { return plan_; }

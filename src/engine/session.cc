@@ -37,6 +37,8 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
   if (target_.cache != nullptr) {
     stats_.prefill_layers = target_.cache->stats();
     target_.cache->reset_stats();
+    // What the prompt left free is filled while decoding leaves the disk idle; before, it would only compete.
+    target_.cache->fill();
   }
   return {};
 }

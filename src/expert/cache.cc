@@ -130,7 +130,8 @@ int32_t ExpertCache::claim_slot(ReadPriority priority) {
     if (priority == ReadPriority::kFill || slot.pinned || slot.state != SlotState::kResident) continue;
     // What was read ahead and has not been asked for goes last, and only for a demand: its turn is about to come.
     if (slot.read_ahead && priority != ReadPriority::kDemand) continue;
-    const double worth = (slot.read_ahead ? kReadAheadWorth : 0) + policy_->worth(slot.key, history_of(slot.key), context());
+    const double worth =
+        (slot.read_ahead ? kReadAheadWorth : 0) + policy_->worth(slot.key, history_of(slot.key), context());
     if (worth < least) {
       least = worth;
       victim = static_cast<int32_t>(i);
@@ -396,7 +397,7 @@ void ExpertCache::check_invariants() const {
   }
   size_t mapped = 0;
   for (const auto& layer : slot_of_) {
-    mapped += static_cast<size_t>(std::count_if(layer.begin(), layer.end(), [](int32_t slot) { return slot != kNoSlot; }));
+    mapped += layer.size() - static_cast<size_t>(std::count(layer.begin(), layer.end(), kNoSlot));
   }
   CHECK(mapped == held);
 }

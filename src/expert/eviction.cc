@@ -37,7 +37,8 @@ class NextUse final : public EvictionPolicy {
 }  // namespace
 
 double use_rate_at(const ExpertHistory& history, int64_t tokens) {
-  return history.use_rate * std::pow(1 - kUseRateGain, static_cast<double>(std::max<int64_t>(0, tokens - history.rate_token)));
+  const auto passed = static_cast<double>(std::max<int64_t>(0, tokens - history.rate_token));
+  return history.use_rate * std::pow(1 - kUseRateGain, passed);
 }
 
 void record_uses(ExpertHistory& history, int64_t tokens, int64_t count, int64_t used) {

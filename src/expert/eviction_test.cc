@@ -51,11 +51,12 @@ TEST_P(EvictionConformance, KnowsANewExpert) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Policies, EvictionConformance, ::testing::ValuesIn(eviction_policy_names()), [](const auto& one) {
-  std::string name = one.param;
-  for (char& c : name) c = c == '-' ? '_' : c;
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Policies, EvictionConformance, ::testing::ValuesIn(eviction_policy_names()),
+                         [](const auto& one) {
+                           std::string name = one.param;
+                           for (char& c : name) c = c == '-' ? '_' : c;
+                           return name;
+                         });
 
 TEST(Eviction, UnknownNamesGiveNothing) {
   EXPECT_EQ(make_eviction_policy("belady"), nullptr);
@@ -132,6 +133,14 @@ TEST(UseRate, ConvergesToTheShareOfTokens) {
       EXPECT_EQ(history.rate_token, tokens);
     }
   }
+}
+
+TEST(UseRate, CountsWhatPassedInBetween) {
+  ExpertHistory history{.use_rate = 0.4, .rate_token = 10};
+  record_uses(history, 20, 2, 1);
+  const double kept = 1 - kUseRateGain;
+  EXPECT_NEAR(history.use_rate, 0.4 * std::pow(kept, 12) + 0.5 * (1 - kept * kept), 1e-12);
+  EXPECT_EQ(history.rate_token, 22);
 }
 
 TEST(UseRate, ManyTokensAtOnceAreAsOneByOne) {

@@ -228,15 +228,18 @@ TEST(ExtentReader, AFailedJobReadsNoFurther) {
 }
 
 TEST(ExtentReader, AFileThatEndsEarlyIsAFileError) {
-  for (const uint64_t ends_at : {0 * kBlock, 2 * kBlock, 2 * kBlock + 100, 256 * kBlock + 5, 256 * kBlock - 5}) {
-    SCOPED_TRACE(::testing::Message() << "file of " << ends_at);
-    Reading setup({ends_at});
-    Destination destination({0, 100, 2 * kReadPieceBytes});
-    const std::vector<ExtentRead> reads{destination.read()};
-    setup.reader->start(reads, ReadPriority::kDemand);
-    const Status status = setup.run().begin()->second.status;
-    EXPECT_EQ(status.kind(), StatusKind::kFile);
-    EXPECT_NE(status.message().find(setup.files->path(0)), std::string::npos) << status.message();
+  for (const uint64_t bytes : {3 * kBlock, 512 * kBlock}) {
+    for (const uint64_t ends_at : {0 * kBlock, 2 * kBlock, 2 * kBlock + 100, 3 * kBlock + 1, 256 * kBlock + 5}) {
+      if (ends_at >= 100 + bytes) continue;
+      SCOPED_TRACE(::testing::Message() << bytes << " bytes of a file of " << ends_at);
+      Reading setup({ends_at});
+      Destination destination({0, 100, bytes});
+      const std::vector<ExtentRead> reads{destination.read()};
+      setup.reader->start(reads, ReadPriority::kDemand);
+      const Status status = setup.run().begin()->second.status;
+      EXPECT_EQ(status.kind(), StatusKind::kFile) << status.message();
+      EXPECT_NE(status.message().find(setup.files->path(0)), std::string::npos) << status.message();
+    }
   }
 }
 
@@ -260,6 +263,20 @@ TEST(ExtentReader, DemandsAreSubmittedBeforeBackground) {
   std::vector<uint64_t> order;
   for (const ReadRequest& request : setup.queue->submitted) order.push_back(request.offset / kReadPieceBytes);
   EXPECT_EQ(order, (std::vector<uint64_t>{0, 1, 30, 31, 32, 20, 21, 10, 11, 12, 13, 2, 3}));
+}
+
+// Else a stream of small reads could keep a large one of more priority waiting for good.
+TEST(ExtentReader, WhatFitsDoesNotPassWhatIsHeldBack) {
+  Reading setup({64 * kReadPieceBytes}, {.seed = 2}, kReadPieceBytes + 8 * kBlock);
+  Destination large({0, 0, 2 * kReadPieceBytes});
+  Destination small({0, 3 * kReadPieceBytes, kBlock});
+  const std::vector<ExtentRead> large_reads{large.read()};
+  const std::vector<ExtentRead> small_reads{small.read()};
+  setup.reader->start(large_reads, ReadPriority::kPrefetch);
+  setup.reader->start(small_reads, ReadPriority::kFill);
+  EXPECT_EQ(setup.queue->submitted.size(), 1U);
+  setup.run();
+  EXPECT_EQ(setup.queue->submitted.back().bytes, kBlock);
 }
 
 TEST(ExtentReader, BackgroundStaysWithinItsLimit) {

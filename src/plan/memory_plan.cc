@@ -8,6 +8,13 @@
 #include "base/units.h"
 
 namespace drafthorse {
+namespace {
+
+// What the process holds before anything is planned differs a little from run to run: what is named must do for the
+// next one.
+constexpr uint64_t kNamedSlack = kMiB;
+
+}  // namespace
 
 Result<MemoryPlan> plan_memory(const MemoryNeeds& needs, uint64_t budget_bytes) {
   const auto slots_bytes = [&](uint64_t slots) { return align_up(slots * needs.slot_bytes, kHugePage); };
@@ -23,8 +30,9 @@ Result<MemoryPlan> plan_memory(const MemoryNeeds& needs, uint64_t budget_bytes) 
       });
       largest = fmt::format("; the largest part is {} with {}", most->tag, format_size(most->bytes));
     }
+    const uint64_t named = align_up(plan.least_budget_bytes + kNamedSlack, kMiB);
     return memory_error(fmt::format("a budget of {} is too small: at least --ram {}M is needed{}",
-                                    format_size(budget_bytes), (plan.least_budget_bytes + kMiB - 1) / kMiB, largest));
+                                    format_size(budget_bytes), named / kMiB, largest));
   }
   if (needs.slot_bytes > 0) {
     const uint64_t affordable = align_down(budget_bytes - fixed, kHugePage) / needs.slot_bytes;

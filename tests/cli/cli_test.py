@@ -18,8 +18,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--binary", type=pathlib.Path, required=True, help="drafthorse")
     parser.add_argument("--widen", type=pathlib.Path, required=True, help="drafthorse-widen")
-    parser.add_argument("--models", type=pathlib.Path, required=True, help="where target.gguf and draft.gguf lie")
-    parser.add_argument("--scratch", type=pathlib.Path, required=True, help="for files; about 1.1 GiB are needed")
+    parser.add_argument(
+        "--models", type=pathlib.Path, required=True, help="where target.gguf and draft.gguf lie"
+    )
+    parser.add_argument(
+        "--scratch", type=pathlib.Path, required=True, help="for files; about 1.1 GiB are needed"
+    )
     parser.add_argument("suite", choices=SUITES)
     arguments, rest = parser.parse_known_args()
     Setup.binary = str(arguments.binary.resolve())

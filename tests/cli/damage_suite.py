@@ -7,7 +7,7 @@ import struct
 import subprocess
 
 import gguf_layout
-from support import CliTestCase, Setup, run
+from support import CliTestCase, Setup, least_budget, run
 
 FINE, FILE = 0, 3
 SEED = 20_24
@@ -42,7 +42,11 @@ class Damager:
         rng = random.Random(f"{SEED} {kind} {number}")
         data = bytearray(self.data)
         layout = self.layout
-        header, table, tensors = (0, layout.table_begin), (layout.table_begin, layout.table_end), layout.table_end
+        header, table, tensors = (
+            (0, layout.table_begin),
+            (layout.table_begin, layout.table_end),
+            layout.table_end,
+        )
         payload = (tensors, layout.data_end)
         if kind == "bits flipped in the metadata":
             # Half of it where the numbers are, before the long lists.
@@ -74,7 +78,9 @@ class Damager:
             counts = [gguf_layout.TENSOR_COUNT_OFFSET, gguf_layout.KEY_COUNT_OFFSET]
             at = rng.choice([*counts, *layout.array_counts.values(), *layout.tensor_dimensions])
             (count,) = struct.unpack_from("<Q", data, at)
-            more = rng.choice((count + 1, count * 2, count + (1 << 20), 1 << 32, 1 << 40, 1 << 63, (1 << 64) - 1))
+            more = rng.choice(
+                (count + 1, count * 2, count + (1 << 20), 1 << 32, 1 << 40, 1 << 63, (1 << 64) - 1)
+            )
             struct.pack_into("<Q", data, at, more)
         else:
             raise ValueError(kind)
@@ -93,13 +99,18 @@ class Damager:
 
 
 class Damage(CliTestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.budget = least_budget() + (6 << 20)
+
     def outcome(self, damager, kind, number):
         """The run with a damaged copy, or None for a hang."""
         path = self.folder / f"{kind.replace(' ', '-')}-{number}.gguf"
         path.write_bytes(damager.damaged(kind, number))
         try:
             # Few experts fit, so that most of the file is read again and again.
-            return run("-p", "def main():", "-n", "8", "--ram", "52M", model=path, timeout=LIMIT_S)
+            return run("-p", "def main():", "-n", "8", "--ram", self.budget, model=path, timeout=LIMIT_S)
         except subprocess.TimeoutExpired:
             return None
         finally:
@@ -115,7 +126,9 @@ class Damage(CliTestCase):
             counts[kind]["hang" if result is None else result.code] += 1
         print(f"\n  {len(cases)} damaged copies")
         for kind, codes in counts.items():
-            print(f"  {kind:<34}", ", ".join(f"{code}: {count}" for code, count in sorted(codes.items(), key=str)))
+            print(
+                f"  {kind:<34}", ", ".join(f"{code}: {count}" for code, count in sorted(codes.items(), key=str))
+            )
         for (kind, number), result in zip(cases, results):
             with self.subTest(kind=kind, number=number):
                 self.assertIsNotNone(result, "hangs")

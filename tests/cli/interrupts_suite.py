@@ -9,7 +9,7 @@ import sys
 import termios
 import time
 
-from support import PROMPT, CliTestCase, Setup, command, run
+from support import PROMPT, CliTestCase, Setup, command, least_budget, run
 
 INTERRUPTED = 130
 SET_PIPE_SIZE = getattr(fcntl, "F_SETPIPE_SZ", 1031)
@@ -101,8 +101,9 @@ class CtrlC(CliTestCase):
         self.check_interrupted("-d", Setup.draft(), "--draft-depth", "16")
 
     def test_with_few_experts(self):
-        self.check_interrupted("--ram", "50M")
-        self.check_interrupted("--ram", "50M", "--io", "pread")
+        budget = least_budget() + (4 << 20)
+        self.check_interrupted("--ram", budget)
+        self.check_interrupted("--ram", budget, "--io", "pread")
 
     def test_second_one_ends_at_once(self):
         with Blocked() as blocked:

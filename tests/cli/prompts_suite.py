@@ -2,7 +2,7 @@
 
 import os
 
-from support import PROMPT, CliTestCase, Setup, run
+from support import PROMPT, CliTestCase, Setup, least_budget, run
 
 # Each must survive the shell's, the flag parser's and our own hands as it stands.
 LITERAL = [
@@ -62,7 +62,7 @@ class Text(CliTestCase):
         self.assert_fine(result)
         self.assertFalse(result.out.startswith(PROMPT.encode()))
         for flags in (["--stats"], ["-d", Setup.draft()], ["-d", Setup.draft(), "--draft-depth", "3", "--stats"],
-                      ["--threads", "1"], ["--io", "pread"], ["--temp", "0"], ["--ram", "64M"]):  # fmt: skip
+                      ["--threads", "1"], ["--io", "pread"], ["--temp", "0"], ["--ram", least_budget() + (8 << 20)]):  # fmt: skip
             self.assertEqual(run("-p", PROMPT, "-n", "40", *flags).out, result.out, flags)
 
     def test_no_control_sequences_without_a_terminal(self):

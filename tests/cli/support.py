@@ -1,6 +1,7 @@
 """What all tests of the command line share: running it, and judging what it says."""
 
 import ctypes
+import functools
 import os
 import pathlib
 import re
@@ -65,6 +66,15 @@ def without_file_privileges():
     for capability in (cap_dac_override, cap_dac_read_search):
         if os.geteuid() == 0 and prctl(pr_capbset_drop, capability, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl")
+
+
+@functools.cache
+def least_budget(*flags, model=None):
+    """The budget named by the refusal of one that is too small, in bytes."""
+    refused = run("-p", PROMPT, "--ram", "1M", *flags, model=model)
+    if refused.code != 4:
+        raise AssertionError(f"1 MiB should be refused: {refused}")
+    return int(re.search(r"at least --ram (\d+)M is needed", refused.err).group(1)) << 20
 
 
 class CliTestCase(unittest.TestCase):
