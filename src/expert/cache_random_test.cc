@@ -199,7 +199,7 @@ struct RandomCase {
   FakeExpertsOptions experts;
   int slots = 2;
   bool transient_faults = false;
-  int steps = 3000;
+  int steps = 2000;
 };
 
 class CacheRandomTest : public ::testing::TestWithParam<RandomCase> {};

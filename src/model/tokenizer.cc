@@ -22,11 +22,8 @@ struct LogCapture {
   }
 };
 
-std::string one_line(std::string text) {
-  std::replace(text.begin(), text.end(), '\n', ' ');
-  while (!text.empty() && text.back() == ' ') text.pop_back();
-  return text;
-}
+// The first error is the cause; those after it only say who gave up because of it.
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 }  // namespace
 
@@ -38,7 +35,7 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::load(const GgufIndex& index) {
   std::unique_ptr<Tokenizer> tokenizer(new Tokenizer);
   tokenizer->model_ = llama_model_load_from_file(path.c_str(), params);
   if (tokenizer->model_ == nullptr) {
-    return file_error(fmt::format("{}: the vocabulary cannot be loaded: {}", path, one_line(log.errors)));
+    return file_error(fmt::format("{}: the vocabulary cannot be loaded: {}", path, first_line(log.errors)));
   }
   tokenizer->vocab_ = llama_model_get_vocab(tokenizer->model_);
   return tokenizer;

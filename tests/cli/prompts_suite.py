@@ -61,8 +61,17 @@ class Text(CliTestCase):
         result = run("-p", PROMPT, "-n", "40")
         self.assert_fine(result)
         self.assertFalse(result.out.startswith(PROMPT.encode()))
-        for flags in (["--stats"], ["-d", Setup.draft()], ["-d", Setup.draft(), "--draft-depth", "3", "--stats"],
-                      ["--threads", "1"], ["--io", "pread"], ["--temp", "0"], ["--ram", least_budget() + (8 << 20)]):  # fmt: skip
+        drafted = ["-d", Setup.draft()]
+        small = ["--ram", least_budget() + (8 << 20)]
+        ways = [
+            drafted,
+            [*drafted, "--draft-depth", "3"],
+            ["--threads", "1"],
+            ["--io", "pread"],
+            ["--temp", "0"],
+            small,
+        ]
+        for flags in (["--stats"], *ways):
             self.assertEqual(run("-p", PROMPT, "-n", "40", *flags).out, result.out, flags)
 
     def test_no_control_sequences_without_a_terminal(self):
