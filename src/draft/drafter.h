@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <vector>
 
@@ -14,8 +13,10 @@ class Drafter {
  public:
   virtual ~Drafter() = default;
 
-  // Takes in a prompt ahead of the first draft(), so that its time is not the first step's.
-  virtual Status prepare(std::span<const int32_t> text, const std::function<void(double)>& progress) = 0;
+  // Takes in a prompt ahead of the first draft(), so that its time is not the first step's. Returns what the drafter
+  // would have said after each of the `scored` tokens before the last one, oldest first: compared with the target's
+  // choices there it tells how well the two agree before anything is generated. May return none.
+  virtual Result<std::vector<int32_t>> prepare(std::span<const int32_t> text, int32_t scored) = 0;
 
   // Up to `depth` tokens that may follow `text` (all tokens of the sequence so far). Fewer, or none, are allowed.
   virtual Result<std::vector<int32_t>> draft(std::span<const int32_t> text, int32_t depth) = 0;

@@ -6,11 +6,16 @@
 
 namespace drafthorse {
 
-Status ModelDrafter::prepare(std::span<const int32_t> text, const std::function<void(double)>& progress) {
+Result<std::vector<int32_t>> ModelDrafter::prepare(std::span<const int32_t> text, int32_t scored) {
   // All but the last token, which the first draft() runs.
+  std::vector<int32_t> choices;
   const auto known = static_cast<size_t>(pass_.model().kv().length());
-  if (text.size() <= known + 1) return {};
-  return pass_.run(text.subspan(known, text.size() - known - 1), 0, progress);
+  if (text.size() <= known + 1) return choices;
+  const std::span<const int32_t> unknown = text.subspan(known, text.size() - known - 1);
+  scored = std::min({scored, static_cast<int32_t>(unknown.size()), pass_.model().workspace().shape().max_window});
+  RETURN_IF_ERROR(pass_.run(unknown, scored));
+  for (int32_t i = 0; i < scored; ++i) choices.push_back(greedy_token(pass_.logits(i)));
+  return choices;
 }
 
 Result<std::vector<int32_t>> ModelDrafter::draft(std::span<const int32_t> text, int32_t depth) {

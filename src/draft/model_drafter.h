@@ -11,7 +11,7 @@ class ModelDrafter final : public Drafter {
   // `pass` runs the draft model and must outlive the drafter.
   explicit ModelDrafter(ForwardPass& pass) : pass_(pass) {}
 
-  Status prepare(std::span<const int32_t> text, const std::function<void(double)>& progress) override;
+  Result<std::vector<int32_t>> prepare(std::span<const int32_t> text, int32_t scored) override;
   Result<std::vector<int32_t>> draft(std::span<const int32_t> text, int32_t depth) override;
   void accept(int32_t accepted) override;
   void reset() override { pass_.model().kv().truncate(0); }

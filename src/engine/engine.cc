@@ -77,8 +77,7 @@ Status Engine::create_models() {
                    Model::create(*target_index_, target_config_, *compute_, {context, target_shape}));
   RETURN_IF_ERROR(open_queue(target_, *target_index_));
   if (draft_index_) {
-    // A token that completes the draft's own context is one more than the target's longest text: never needed.
-    const WorkspaceShape draft_shape{std::min(context, kDraftPrefillTokens), std::min(context, 2)};
+    const WorkspaceShape draft_shape{std::min(context, kDraftPrefillTokens), std::min(context, kScoredPositions)};
     ASSIGN_OR_RETURN(draft_.model,
                      Model::create(*draft_index_, draft_config_, *compute_, {context, draft_shape}));
     RETURN_IF_ERROR(open_queue(draft_, *draft_index_));

@@ -31,6 +31,8 @@ namespace drafthorse {
 
 inline constexpr int32_t kMaxDraftDepth = 64;
 inline constexpr int32_t kMaxAutoDepth = 64;
+// Prompt positions at which draft and target are compared before anything is generated.
+inline constexpr int32_t kScoredPositions = 24;
 
 using QueueFactory = std::function<Result<std::unique_ptr<ReadQueue>>(const FileSet& files)>;
 

@@ -26,11 +26,17 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
   if (target_.cache != nullptr) target_.cache->reset_stats();
   // All but the last token: the first step verifies that one like any other.
   const std::span<const int32_t> body = prompt.first(prompt.size() - 1);
+  const int32_t scored = depth_policy_ ? std::min({kScoredPositions, static_cast<int32_t>(body.size()),
+                                                   target_.model->workspace().shape().max_window})
+                                       : 0;
   if (!body.empty()) {
-    RETURN_IF_ERROR(target_.pass->run(body, 0, progress));
+    RETURN_IF_ERROR(target_.pass->run(body, scored, progress));
     target_.pass->record_prompt();
   }
-  if (engine_.drafter() != nullptr) RETURN_IF_ERROR(engine_.drafter()->prepare(prompt, {}));
+  if (engine_.drafter() != nullptr) {
+    ASSIGN_OR_RETURN(const std::vector<int32_t> choices, engine_.drafter()->prepare(prompt, scored));
+    if (depth_policy_ && static_cast<int32_t>(choices.size()) == scored && scored > 0) prime_depth_policy(choices);
+  }
   text_.assign(prompt.begin(), prompt.end());
   stats_.prompt_tokens = static_cast<int64_t>(prompt.size());
   stats_.prefill_s = seconds(engine_.clock().now_ns() - start);
@@ -41,6 +47,17 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
     target_.cache->fill();
   }
   return {};
+}
+
+// What the prompt tells about drafting: how often the draft says what the target says, and how fast the union of
+// experts grows with the window.
+void Session::prime_depth_policy(std::span<const int32_t> draft_choices) {
+  int32_t agreed = 0;
+  for (size_t i = 0; i < draft_choices.size(); ++i) {
+    if (greedy_token(target_.pass->logits(static_cast<int32_t>(i))) == draft_choices[i]) ++agreed;
+  }
+  depth_policy_->prime({agreed, static_cast<int>(draft_choices.size()),
+                        target_.pass->distinct_by_window(target_.model->workspace().shape().max_window)});
 }
 
 // The depth for the next step: no deeper than what can still be generated and what the context has room for.

@@ -39,6 +39,7 @@ class Session {
   std::string explain_depth() const;
 
  private:
+  void prime_depth_policy(std::span<const int32_t> draft_choices);
   int32_t choose_depth();
   void note_step(int32_t depth, int32_t accepted, int64_t draft_ns);
 

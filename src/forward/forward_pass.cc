@@ -222,6 +222,32 @@ void ForwardPass::prefetch_next_layer(LayerId layer, int32_t count) {
   for (int32_t e = 0; e < model_.config().n_expert; ++e) cache_->prefetch({next, ExpertId{e}});
 }
 
+std::vector<double> ForwardPass::distinct_by_window(int32_t most) const {
+  constexpr int32_t kStarts = 16;  // windows looked at, spread over the run
+  std::vector<double> distinct;
+  if (cache_ == nullptr) return distinct;
+  const int32_t longest = std::min(most, chunk_tokens_);
+  const int32_t last_start = chunk_tokens_ - longest;
+  const int32_t starts = std::min(kStarts, last_start + 1);
+  distinct.assign(static_cast<size_t>(longest), 0.0);
+  for (int32_t s = 0; s < starts; ++s) {
+    const int32_t start = starts == 1 ? 0 : last_start * s / (starts - 1);
+    for (int32_t i = 0; i < model_.config().n_layer; ++i) {
+      if (!model_.is_moe_layer(LayerId{i})) continue;
+      std::vector<bool> seen(static_cast<size_t>(model_.config().n_expert));
+      int32_t count = 0;
+      for (int32_t t = 0; t < longest; ++t) {
+        for (const RoutedExpert& one : routed(LayerId{i}, start + t)) {
+          if (!seen[index(one.expert)]) ++count;
+          seen[index(one.expert)] = true;
+        }
+        distinct[t] += static_cast<double>(count) / starts;
+      }
+    }
+  }
+  return distinct;
+}
+
 void ForwardPass::record_committed(int32_t count) {
   CHECK(count <= chunk_tokens_);
   if (cache_ == nullptr || count == 0) return;

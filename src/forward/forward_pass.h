@@ -46,6 +46,10 @@ class ForwardPass {
   Status run(std::span<const int32_t> tokens, int32_t logits_wanted,
              const std::function<void(double)>& progress = {});
 
+  // Of the last run: how many distinct experts, over all layers, windows of 1, 2, .. most tokens used on average. As
+  // long as the run allows; empty for a dense model.
+  std::vector<double> distinct_by_window(int32_t most) const;
+
   std::span<const float> logits(int32_t column) const;  // [n_vocab]
   const PassStats& stats() const { return stats_; }
   Model& model() { return model_; }

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
+
+#include "base/check.h"
 
 namespace drafthorse {
 namespace {
@@ -19,6 +22,9 @@ constexpr double kLookShare = 0.015;      // of the time, to be spent on looking
 constexpr double kStepGrowth = 0.9;       // of the missing experts a token adds over those of the one before, unseen
 constexpr double kLeastStepGrowth = 0.5;
 constexpr int kReach = 4;                 // times the deepest window so far: the model is not believed farther out
+constexpr int kPrimedReach = 8;           // the same, where the prompt has shown agreement and growth
+constexpr int kPrimedFirst = 16;          // the deepest first draft then
+constexpr double kMostPromptWeight = 8;   // samples that the prompt's agreement counts for at most
 // The first cycles: two points of the compute line that cost little where drafting is of no use.
 constexpr int kOpening[] = {0, 2};
 
@@ -57,6 +63,22 @@ DepthPolicy::DepthPolicy(int max_depth)
   if (max_depth > 0) acceptance_[0] = {kPriorAcceptance, kPriorWeight};
 }
 
+void DepthPolicy::prime(PromptObservation prompt) {
+  CHECK(cycles_ == 0 && prompt.agreed <= prompt.positions);
+  if (max_depth_ == 0 || prompt.positions == 0) return;
+  primed_ = true;
+  distinct_ = std::move(prompt.distinct_by_window);
+  const double share = static_cast<double>(prompt.agreed) / prompt.positions;
+  const double weight = std::min<double>(kMostPromptWeight, prompt.positions);
+  Average& first = acceptance_[0];
+  first.value = (first.value * first.weight + share * weight) / (first.weight + weight);
+  first.weight += weight;
+}
+
+double DepthPolicy::distinct(int window) const {
+  return window <= static_cast<int>(distinct_.size()) ? distinct_[window - 1] : 0;
+}
+
 double DepthPolicy::expected_tokens(int depth) const {
   double tokens = 1;
   double reached = 1;
@@ -78,7 +100,9 @@ double DepthPolicy::missing(int window) const {
   double step = 0;
   int last = 0;
   for (; last < window && added_[last].weight > 0; ++last) total += step = added_[last].value;
-  // Beyond the longest window seen each token adds less than the one before, as it was so far.
+  // Beyond the longest window seen, misses grow as the prompt's windows did.
+  if (last > 0 && distinct(last) > 0 && distinct(window) > 0) return total * std::max(1.0, distinct(window) / distinct(last));
+  // Else each token adds less than the one before, as it was so far.
   double growth = kStepGrowth;
   if (last > 1 && added_[0].value > 0) {
     growth = std::clamp(std::pow(step / added_[0].value, 1.0 / (last - 1)), kLeastStepGrowth, 1.0);
@@ -97,7 +121,8 @@ double DepthPolicy::expected_seconds(int depth) const {
 double DepthPolicy::rate(int depth) const { return expected_tokens(depth) / std::max(1e-9, expected_seconds(depth)); }
 
 int DepthPolicy::best_depth() const {
-  const int reach = std::min(max_depth_, kReach * std::max(1, deepest_));
+  const int reach = std::min(max_depth_, !primed_ ? kReach * std::max(1, deepest_)
+                                                  : std::max(kPrimedFirst, kPrimedReach * deepest_));
   int best = 0;
   for (int depth = 1; depth <= reach; ++depth) {
     if (rate(depth) > rate(best)) best = depth;
@@ -110,7 +135,8 @@ int DepthPolicy::next_depth(int room) {
   if (best == 0 || current_ == 0 || rate(best) > kSwitchGain * rate(current_)) current_ = best;
   int depth = current_;
   // Where a depth is not run nothing is learnt of it, so what is believed of deeper windows is tried now and then.
-  if (cycles_ < static_cast<int64_t>(std::size(kOpening))) depth = kOpening[cycles_];
+  const int64_t opening = primed_ ? 1 : static_cast<int64_t>(std::size(kOpening));
+  if (cycles_ < opening) depth = kOpening[cycles_];
   else if (debt_s_ == 0) depth = current_ == 0 ? 1 : 2 * current_;
   depth = std::min({depth, max_depth_, room});
   looking_ = cycles_ > 0 && depth > current_;

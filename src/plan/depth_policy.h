@@ -29,9 +29,19 @@ struct CycleObservation {
   std::span<const int64_t> missing_by_prefix;  // [depth + 1]; empty for a dense model
 };
 
+// What reading the prompt showed, before the first cycle.
+struct PromptObservation {
+  int agreed = 0;     // of `positions` prompt positions, how often draft and target chose the same next token
+  int positions = 0;
+  std::vector<double> distinct_by_window;  // distinct experts of windows of 1, 2, .. tokens; may be short or empty
+};
+
 class DepthPolicy {
  public:
   explicit DepthPolicy(int max_depth);
+
+  // Call before the first cycle, if at all: with it the policy dares to go deep at once.
+  void prime(PromptObservation prompt);
 
   // The depth for the next cycle, at most `room`.
   int next_depth(int room);
@@ -58,6 +68,7 @@ class DepthPolicy {
     double at(double window) const;
   };
   double missing(int window) const;
+  double distinct(int window) const;  // by the prompt; 0 where it does not tell
   double rate(int depth) const;  // expected tokens per second
 
   int max_depth_;
@@ -67,6 +78,8 @@ class DepthPolicy {
   Average draft_per_token_;
   Average stall_per_missing_;
   Line compute_;
+  bool primed_ = false;
+  std::vector<double> distinct_;     // by window size - 1
   int64_t cycles_ = 0;
   int current_ = 0;              // what seems best
   int deepest_ = 0;              // tried so far

@@ -169,6 +169,38 @@ INSTANTIATE_TEST_SUITE_P(
                       Regime{"streaming_drops", kGreatStreaming, kUselessStreaming, 300, 800}),
     [](const auto& one) { return one.param.name; });
 
+// What a prompt of 24 scored positions shows of a world.
+PromptObservation prompt_of(const World& world, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  PromptObservation prompt;
+  prompt.positions = 24;
+  prompt.agreed = std::binomial_distribution<int>(prompt.positions, world.acceptance)(random);
+  for (int n = 1; n <= kMaxDepth + 1; ++n) prompt.distinct_by_window.push_back(1.5 * world.missing_of(n));
+  return prompt;
+}
+
+// On short texts the opening decides: knowing the prompt must help where drafting pays and cost little where not.
+TEST(DepthPolicy, ThePromptShortensTheOpening) {
+  constexpr int kTexts = 200;
+  constexpr int kLength = 64;
+  const auto mean_ratio = [&](const World& world, bool primed, bool to_best) {
+    double sum = 0;
+    for (uint64_t seed = 1; seed <= kTexts; ++seed) {
+      Text text(world, world, kNever, kLength, seed);
+      DepthPolicy policy(kMaxDepth);
+      if (primed) policy.prime(prompt_of(world, seed));
+      const double rate = text.rate(policy);
+      sum += rate / text.rate(to_best ? text.best_fixed_depth() : 0);
+    }
+    return sum / kTexts;
+  };
+  EXPECT_GE(mean_ratio(kGreatStreaming, true, true), 0.8);
+  EXPECT_GE(mean_ratio(kGreatStreaming, true, true), mean_ratio(kGreatStreaming, false, true) + 0.03);
+  EXPECT_GE(mean_ratio(kCheapDraft, true, true), 0.9);
+  EXPECT_GE(mean_ratio(kUseless, true, false), 0.95);
+  EXPECT_GE(mean_ratio(kUselessStreaming, true, false), 0.95);
+}
+
 // After a change it must do better than any depth that never changes, and find back when it changes again.
 TEST(DepthPolicy, FollowsChanges) {
   for (const bool rises : {false, true}) {
