@@ -62,7 +62,11 @@ uint64_t group_allowance(const Controller& controller, std::string path) {
   uint64_t allowance = std::numeric_limits<uint64_t>::max();
   while (true) {
     const std::string folder = controller.mount + path;
-    const std::optional<uint64_t> limit = read_number(folder + "/" + controller.limit);
+    std::optional<uint64_t> limit = read_number(folder + "/" + controller.limit);
+    // Beyond memory.high (version 2 only) the kernel throttles the group to a crawl: as good as a limit.
+    if (const std::optional<uint64_t> high = read_number(folder + "/memory.high")) {
+      limit = std::min(limit.value_or(*high), *high);
+    }
     const std::optional<uint64_t> usage = read_number(folder + "/" + controller.usage);
     if (limit && usage) {
       const uint64_t inactive = read_stat(folder + "/memory.stat", controller.inactive);

@@ -1,6 +1,7 @@
 #include "base/worker_pool.h"
 
 #include <algorithm>
+#include <system_error>
 
 #include "base/check.h"
 
@@ -21,7 +22,11 @@ inline void relax() {
 
 WorkerPool::WorkerPool(int threads) {
   CHECK(threads >= 1 && threads <= 4096);
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { worker_loop(); });
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { worker_loop(); });
+  } catch (const std::system_error&) {
+    // The system allows no more of them: threads() says how many there are.
+  }
 }
 
 WorkerPool::~WorkerPool() {

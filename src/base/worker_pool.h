@@ -17,7 +17,7 @@ namespace drafthorse {
 
 class WorkerPool {
  public:
-  // `threads` in all, the caller included; at least 1.
+  // `threads` in all, the caller included; at least 1. Fewer where the system does not allow as many.
   explicit WorkerPool(int threads);
   ~WorkerPool();
   WorkerPool(const WorkerPool&) = delete;

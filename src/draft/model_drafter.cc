@@ -6,14 +6,24 @@
 
 namespace drafthorse {
 
+Status ModelDrafter::run(std::span<const int32_t> tokens, int32_t logits_wanted) {
+  const int32_t known = pass_.model().config().n_vocab;
+  if (known >= target_vocabulary_) return pass_.run(tokens, logits_wanted);
+  std::vector<int32_t> readable(tokens.begin(), tokens.end());
+  for (int32_t& token : readable) token = token < known ? token : 0;
+  return pass_.run(readable, logits_wanted);
+}
+
 Result<std::vector<int32_t>> ModelDrafter::prepare(std::span<const int32_t> text, int32_t scored) {
   // All but the last token, which the first draft() runs.
   std::vector<int32_t> choices;
-  const auto known = static_cast<size_t>(pass_.model().kv().length());
+  KvCache& kv = pass_.model().kv();
+  const auto known = static_cast<size_t>(kv.length());
   if (text.size() <= known + 1) return choices;
   const std::span<const int32_t> unknown = text.subspan(known, text.size() - known - 1);
   scored = std::min({scored, static_cast<int32_t>(unknown.size()), pass_.model().workspace().shape().max_window});
-  RETURN_IF_ERROR(pass_.run(unknown, scored));
+  RETURN_IF_ERROR(run(unknown, scored));
+  committed_ = kv.length();
   for (int32_t i = 0; i < scored; ++i) choices.push_back(greedy_token(pass_.logits(i)));
   return choices;
 }
@@ -23,17 +33,21 @@ Result<std::vector<int32_t>> ModelDrafter::draft(std::span<const int32_t> text, 
   text_length_ = static_cast<int32_t>(text.size());
   drafted_ = 0;
   if (depth == 0) return tokens;
+  // A step that failed may have left rows of a draft that nobody accepted.
+  KvCache& kv = pass_.model().kv();
+  kv.truncate(std::min({kv.length(), committed_, text_length_ - 1}));
   // Catch up with what was committed since: usually one token, two after a whole window was accepted (its last token
   // was proposed but never run), more after steps without drafting.
-  const auto known = static_cast<size_t>(pass_.model().kv().length());
-  CHECK(known < text.size());
-  RETURN_IF_ERROR(pass_.run(text.subspan(known), 1));
-  tokens.push_back(greedy_token(pass_.logits(0)));
-  while (static_cast<int32_t>(tokens.size()) < depth) {
-    RETURN_IF_ERROR(pass_.run({&tokens.back(), 1}, 1));
-    tokens.push_back(greedy_token(pass_.logits(0)));
+  RETURN_IF_ERROR(run(text.subspan(static_cast<size_t>(kv.length())), 1));
+  committed_ = kv.length();
+  while (true) {
+    const int32_t token = greedy_token(pass_.logits(0));
+    if (token >= target_vocabulary_) break;
+    tokens.push_back(token);
+    if (static_cast<int32_t>(tokens.size()) == depth) break;
+    RETURN_IF_ERROR(run({&tokens.back(), 1}, 1));
   }
-  drafted_ = depth;
+  drafted_ = static_cast<int32_t>(tokens.size());
   return tokens;
 }
 
@@ -41,6 +55,12 @@ void ModelDrafter::accept(int32_t accepted) {
   CHECK(accepted >= 0 && accepted <= drafted_);
   KvCache& kv = pass_.model().kv();
   kv.truncate(std::min(kv.length(), text_length_ + accepted));
+  if (drafted_ > 0) committed_ = kv.length();
+}
+
+void ModelDrafter::reset() {
+  pass_.model().kv().truncate(0);
+  committed_ = 0;
 }
 
 }  // namespace drafthorse

@@ -8,16 +8,22 @@ namespace drafthorse {
 
 class ModelDrafter final : public Drafter {
  public:
-  // `pass` runs the draft model and must outlive the drafter.
-  explicit ModelDrafter(ForwardPass& pass) : pass_(pass) {}
+  // `pass` runs the draft model and must outlive the drafter. The two vocabularies are the same but may be padded to
+  // different sizes: a token the target does not have is never proposed, one the draft does not have is read as
+  // another (a draft's input decides how good it is, never what the text is).
+  ModelDrafter(ForwardPass& pass, int32_t target_vocabulary) : pass_(pass), target_vocabulary_(target_vocabulary) {}
 
   Result<std::vector<int32_t>> prepare(std::span<const int32_t> text, int32_t scored) override;
   Result<std::vector<int32_t>> draft(std::span<const int32_t> text, int32_t depth) override;
   void accept(int32_t accepted) override;
-  void reset() override { pass_.model().kv().truncate(0); }
+  void reset() override;
 
  private:
+  Status run(std::span<const int32_t> tokens, int32_t logits_wanted);
+
   ForwardPass& pass_;
+  int32_t target_vocabulary_;
+  int32_t committed_ = 0;    // rows of the KV cache that hold tokens of the text, whatever became of a draft since
   int32_t text_length_ = 0;  // of the last draft's text
   int32_t drafted_ = 0;      // tokens it proposed
 };

@@ -33,9 +33,27 @@ Result<GgufIndex> open_checked(const std::string& path) {
   return index;
 }
 
+Status check_options(const EngineOptions& options) {
+  if (options.context && *options.context < 1) return usage_error("a context needs at least one token");
+  if (options.draft_depth && (*options.draft_depth < 0 || *options.draft_depth > kMaxDraftDepth)) {
+    return usage_error(fmt::format("a draft depth of {} is not between 0 and {}", *options.draft_depth, kMaxDraftDepth));
+  }
+  if (options.draft_path.empty() && options.draft_depth.value_or(0) > 0) {
+    return usage_error(fmt::format("--draft-depth {} needs a draft model: give one with -d", *options.draft_depth));
+  }
+  if (make_eviction_policy(options.eviction) == nullptr) {
+    return usage_error(fmt::format("'{}' is not an eviction policy; --eviction list names them", options.eviction));
+  }
+  if (options.io != "uring" && options.io != "pread") {
+    return usage_error(fmt::format("'{}' is not a way to read: choose uring or pread", options.io));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options, const LoadProgress& progress) {
+  RETURN_IF_ERROR(check_options(options));
   std::unique_ptr<Engine> engine(new Engine(options));
   RETURN_IF_ERROR(engine->read_files());
   RETURN_IF_ERROR(engine->create_models());
@@ -52,8 +70,6 @@ Status Engine::read_files() {
     ASSIGN_OR_RETURN(draft_config_, read_model_config(*draft_index_));
     RETURN_IF_ERROR(check_same_vocabulary(*target_index_, *draft_index_));
     draft_name_ = options_.draft_path;
-  } else if (options_.draft_depth.value_or(0) > 0) {
-    return usage_error(fmt::format("--draft-depth {} needs a draft model: give one with -d", *options_.draft_depth));
   }
   ASSIGN_OR_RETURN(tokenizer_, Tokenizer::load(*target_index_));
   target_index_->drop_tokenizer_arrays();
@@ -70,6 +86,10 @@ Status Engine::create_models() {
   const int32_t context = std::min(options_.context.value_or(kDefaultContext), target_config_.context_trained);
   options_.context = context;
   compute_ = std::make_unique<Compute>(options_.threads);
+  if (compute_->pool().threads() < options_.threads) {
+    options_.threads = compute_->pool().threads();
+    note_once(fmt::format("the system allows no more than {} threads", options_.threads));
+  }
   const int32_t depth = draft_index_ ? options_.draft_depth.value_or(kMaxAutoDepth) : 0;
   const int32_t window = std::min(depth + 1, context);
   const WorkspaceShape target_shape{std::max(window, std::min(context, kPrefillTokens)), window};
@@ -85,14 +105,15 @@ Status Engine::create_models() {
   return {};
 }
 
+void Engine::note_once(const std::string& notice) {
+  if (std::find(notices_.begin(), notices_.end(), notice) == notices_.end()) notices_.push_back(notice);
+}
+
 Status Engine::open_queue(LoadedModel& loaded, const GgufIndex& index) {
   std::vector<std::string> paths;
   for (const GgufIndex::ShardFile& file : index.files()) paths.push_back(file.path);
   ASSIGN_OR_RETURN(loaded.files, FileSet::open(paths));
-  const bool first = notices_.empty() || &loaded == &target_;
-  if (!loaded.files->direct() && first) {
-    notices_.push_back("the file system does not allow O_DIRECT: reads go through the page cache");
-  }
+  if (!loaded.files->direct()) note_once("the file system does not allow O_DIRECT: reads go through the page cache");
   if (options_.queue_factory) {
     ASSIGN_OR_RETURN(loaded.queue, options_.queue_factory(*loaded.files));
     return {};
@@ -103,18 +124,13 @@ Status Engine::open_queue(LoadedModel& loaded, const GgufIndex& index) {
       loaded.queue = std::move(queue).value();
       return {};
     }
-    if (first) notices_.push_back(fmt::format("{}; reading with pread instead", queue.status().message()));
-  } else if (options_.io != "pread") {
-    return usage_error(fmt::format("'{}' is not a way to read; choose uring or pread", options_.io));
+    note_once(fmt::format("{}; reading with pread instead", queue.status().message()));
   }
   loaded.queue = make_pread_queue(*loaded.files);
   return {};
 }
 
 Status Engine::plan() {
-  if (make_eviction_policy(options_.eviction) == nullptr) {
-    return usage_error(fmt::format("'{}' is not an eviction policy; --eviction list names them", options_.eviction));
-  }
   if (!options_.ram_bytes) options_.ram_bytes = default_budget();
   trim_heap();
   MemoryNeeds needs;
@@ -164,7 +180,7 @@ Status Engine::load(const LoadProgress& progress) {
       }));
       draft_.cache->reset_stats();
     }
-    drafter_ = std::make_unique<ModelDrafter>(*draft_.pass);
+    drafter_ = std::make_unique<ModelDrafter>(*draft_.pass, target_config_.n_vocab);
   }
   RETURN_IF_ERROR(target_.model->load(*target_.files, *target_.queue, part_of("loading the target")));
   return create_cache(target_, plan_.slots);

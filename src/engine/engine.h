@@ -91,6 +91,7 @@ class Engine {
   Status load(const LoadProgress& progress);
   Status open_queue(LoadedModel& loaded, const GgufIndex& index);
   Status create_cache(LoadedModel& loaded, int slots);
+  void note_once(const std::string& notice);
 
   EngineOptions options_;
   SteadyClock clock_;

@@ -9,8 +9,6 @@
 namespace drafthorse {
 
 Session::Session(Engine& engine) : engine_(engine), target_(engine.target()) {
-  target_.model->kv().truncate(0);
-  if (engine.drafter() != nullptr) engine.drafter()->reset();
   if (engine.drafter() != nullptr && !engine.options().draft_depth) {
     depth_policy_.emplace(std::min(kMaxAutoDepth, target_.model->workspace().shape().max_window - 1));
   }
@@ -19,9 +17,15 @@ Session::Session(Engine& engine) : engine_(engine), target_(engine.target()) {
 Status Session::prefill(std::span<const int32_t> prompt, const std::function<void(double)>& progress) {
   CHECK(!prompt.empty() && text_.empty());
   if (static_cast<int32_t>(prompt.size()) >= engine_.context()) {
-    return usage_error(fmt::format("the prompt has {} tokens, the context {}: shorten the prompt or raise --ctx",
-                                   prompt.size(), engine_.context()));
+    const bool trained_limit = engine_.context() == target_.model->config().context_trained;
+    return usage_error(fmt::format("the prompt has {} tokens and leaves no room in the context of {}: {}", prompt.size(),
+                                   engine_.context(),
+                                   trained_limit ? "shorten it, the model was trained for no more"
+                                                 : "shorten it or raise --ctx"));
   }
+  // An earlier attempt may have been interrupted halfway.
+  target_.model->kv().truncate(0);
+  if (engine_.drafter() != nullptr) engine_.drafter()->reset();
   const int64_t start = engine_.clock().now_ns();
   if (target_.cache != nullptr) target_.cache->reset_stats();
   // All but the last token: the first step verifies that one like any other.
@@ -63,7 +67,7 @@ void Session::prime_depth_policy(std::span<const int32_t> draft_choices) {
 // The depth for the next step: no deeper than what can still be generated and what the context has room for.
 int32_t Session::choose_depth() {
   if (engine_.drafter() == nullptr) return 0;
-  int64_t room = engine_.context() - static_cast<int64_t>(text_.size());
+  int64_t room = engine_.context() - static_cast<int64_t>(text_.size()) - 1;
   if (token_limit_ >= 0) room = std::min(room, token_limit_ - stats_.generated_tokens - 1);
   const auto most = static_cast<int32_t>(std::clamp<int64_t>(room, 0, kMaxDraftDepth));
   return depth_policy_ ? depth_policy_->next_depth(most) : std::min(*engine_.options().draft_depth, most);
@@ -72,7 +76,7 @@ int32_t Session::choose_depth() {
 Result<std::vector<int32_t>> Session::decode_step() {
   std::vector<int32_t> added;
   if (token_limit_ >= 0 && stats_.generated_tokens >= token_limit_) stop_ = StopReason::kTokenLimit;
-  if (static_cast<int32_t>(text_.size()) > engine_.context()) stop_ = StopReason::kContextFull;
+  if (static_cast<int32_t>(text_.size()) >= engine_.context()) stop_ = StopReason::kContextFull;
   if (stop_ != StopReason::kNone) return added;
   const int64_t start = engine_.clock().now_ns();
 

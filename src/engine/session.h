@@ -19,10 +19,11 @@ enum class StopReason { kNone, kEndOfText, kTokenLimit, kContextFull };
 
 class Session {
  public:
-  // Takes the engine's KV caches over: whatever sequence they held is forgotten. One session at a time.
+  // One session at a time: prefill() takes the engine's KV caches over.
   explicit Session(Engine& engine);
 
-  // Runs the prompt (not empty). kUsage when it leaves no room in the context. progress: 0 to 1.
+  // Runs the prompt (not empty). kUsage when it leaves no room in the context. progress: 0 to 1. After an error or an
+  // interruption it may be called again; decode_step() likewise.
   Status prefill(std::span<const int32_t> prompt, const std::function<void(double)>& progress = {});
 
   // At most this many tokens are generated in all. Default: until the text ends or the context is full.

@@ -61,6 +61,10 @@ void ExpertCache::demand(LayerId layer, std::span<const ExpertId> experts) {
   CHECK(demanded_.empty());
   demand_layer_ = layer;
   demand_error_ = {};
+  // This layer's turn has come: what was read ahead for it and is not demanded now was read in vain.
+  for (Slot& slot : slots_) {
+    if (slot.key.layer == layer) slot.read_ahead = false;
+  }
   poll(false);
   for (const ExpertId expert : experts) {
     const ExpertKey key{layer, expert};
@@ -68,7 +72,6 @@ void ExpertCache::demand(LayerId layer, std::span<const ExpertId> experts) {
     history_of(key).last_touch = ++tick_;
     DemandState state = DemandState::kWaitingForSlot;
     const int32_t slot = slot_of(key);
-    if (slot != kNoSlot) slots_[slot].read_ahead = false;
     if (slot == kNoSlot) {
       ++stats.misses;
     } else if (slots_[slot].state == SlotState::kResident) {
@@ -297,12 +300,16 @@ void ExpertCache::abandon() {
       reader_.cancel(slot.job);
     }
   }
+  for (Slot& slot : slots_) slot.read_ahead = false;
   demanded_.clear();
   demand_error_ = {};
 }
 
 void ExpertCache::prefetch(ExpertKey key) {
-  if (slot_of(key) != kNoSlot) return;
+  if (slot_of(key) != kNoSlot) {
+    slots_[slot_of(key)].read_ahead = true;  // wanted soon: no other prefetch may evict it
+    return;
+  }
   const bool demand_waits = std::any_of(demanded_.begin(), demanded_.end(), [](const Demanded& demanded) {
     return demanded.state == DemandState::kWaitingForSlot;
   });

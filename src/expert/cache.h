@@ -113,7 +113,7 @@ class ExpertCache {
     SlotState state = SlotState::kFree;
     ExpertKey key;
     bool pinned = false;
-    bool read_ahead = false;  // prefetched, and not demanded since
+    bool read_ahead = false;  // asked for by prefetch() for a layer whose turn has not come yet
     ExtentReader::JobId job = 0;
     ReadPriority priority = ReadPriority::kDemand;
   };

@@ -1,10 +1,20 @@
 #include "expert/eviction.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace drafthorse {
 namespace {
+
+// (1 - kUseRateGain) ^ tokens. A choice of victim asks for it once per slot, so the powers are kept.
+double decay(int64_t tokens) {
+  constexpr int64_t kKept = 1024;  // beyond it less than 1e-18 is left
+  static const std::vector<double> powers = [] {
+    std::vector<double> values(kKept, 1.0);
+    for (size_t i = 1; i < values.size(); ++i) values[i] = values[i - 1] * (1 - kUseRateGain);
+    return values;
+  }();
+  return tokens < kKept ? powers[static_cast<size_t>(tokens)] : 0.0;
+}
 
 class Lru final : public EvictionPolicy {
  public:
@@ -37,12 +47,11 @@ class NextUse final : public EvictionPolicy {
 }  // namespace
 
 double use_rate_at(const ExpertHistory& history, int64_t tokens) {
-  const auto passed = static_cast<double>(std::max<int64_t>(0, tokens - history.rate_token));
-  return history.use_rate * std::pow(1 - kUseRateGain, passed);
+  return history.use_rate * decay(std::max<int64_t>(0, tokens - history.rate_token));
 }
 
 void record_uses(ExpertHistory& history, int64_t tokens, int64_t count, int64_t used) {
-  const double kept = std::pow(1 - kUseRateGain, static_cast<double>(count));
+  const double kept = decay(count);
   const double share = static_cast<double>(used) / static_cast<double>(count);
   history.use_rate = use_rate_at(history, tokens) * kept + share * (1 - kept);
   history.rate_token = tokens + count;

@@ -6,6 +6,7 @@ namespace drafthorse {
 
 namespace {
 
+constexpr int64_t kAccumulateGrain = 16;  // rows
 // While an expert's many rows are computed nobody polls: enough must be under way to keep the disk busy.
 constexpr uint64_t kPrefillBackgroundBytes = uint64_t{kReadQueueCapacity} * kReadPieceBytes;
 
@@ -39,7 +40,10 @@ Status ForwardPass::run(std::span<const int32_t> tokens, int32_t logits_wanted,
   stats_ = {};
   const int32_t columns = model_.workspace().shape().columns;
   for (int32_t done = 0; done < total;) {
-    const int32_t count = std::min(columns, total - done);
+    int32_t count = std::min(columns, total - done);
+    // The last chunk must hold all tokens whose logits are wanted.
+    const int32_t rest = total - done - count;
+    if (rest > 0 && rest < logits_wanted) count = total - done - logits_wanted;
     const bool last = done + count == total;
     const auto part_progress = [&](double part) {
       if (progress) progress((done + part * count) / total);
@@ -53,6 +57,8 @@ Status ForwardPass::run(std::span<const int32_t> tokens, int32_t logits_wanted,
     }
     model_.kv().extend(count);
     done += count;
+    // Only a prompt takes more than one chunk, and all of it is text. The last one is the caller's to record.
+    if (!last) record_committed(count);
   }
   stats_.duration_ns = clock_.now_ns() - start;
   return {};
@@ -135,6 +141,7 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
   const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
   cache_->demand(layer, union_);
   while (true) {
+    if (interrupted_ != nullptr && *interrupted_) return {StatusKind::kInterrupted, "interrupted"};
     ASSIGN_OR_RETURN(const std::vector<ExpertId> ready, cache_->take_ready());
     if (ready.empty()) break;
     prefetch_next_layer(layer, count);
@@ -195,14 +202,18 @@ Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
       work_.assign(1, {cache_->weights(expert), 0, static_cast<int32_t>(rows)});
       model_.run_experts({input, {tokens.data() + begin, rows}, work_, workspace.expert_hidden,
                           workspace.expert_hidden_quantized, workspace.expert_output});
-      for (size_t row = 0; row < rows; ++row) {
-        const int32_t t = tokens[begin + row];
-        const std::span<const RoutedExpert> routes = routed(layer, t);
-        const auto route = std::find_if(routes.begin(), routes.end(),
-                                        [expert](const RoutedExpert& one) { return one.expert == expert; });
-        ops::accumulate(workspace.expert_sum + static_cast<size_t>(t) * n_embd, workspace.expert_output + row * n_embd,
-                        route->weight, model_.config().n_embd);
-      }
+      // A row each to another token's sum: any thread may add it.
+      model_.pool().run(static_cast<int64_t>(rows), kAccumulateGrain, [&](int64_t first, int64_t end) {
+        for (int64_t row = first; row < end; ++row) {
+          const int32_t t = tokens[begin + static_cast<size_t>(row)];
+          const std::span<const RoutedExpert> routes = routed(layer, t);
+          const auto route = std::find_if(routes.begin(), routes.end(),
+                                          [expert](const RoutedExpert& one) { return one.expert == expert; });
+          ops::accumulate(workspace.expert_sum + static_cast<size_t>(t) * n_embd,
+                          workspace.expert_output + static_cast<size_t>(row) * n_embd, route->weight,
+                          model_.config().n_embd);
+        }
+      });
     }
     cache_->release(expert);
     cache_->poll();
@@ -218,7 +229,7 @@ void ForwardPass::prefetch_next_layer(LayerId layer, int32_t count) {
   const LayerId next{index(layer) + 1};
   if (index(next) >= model_.config().n_layer || !model_.is_moe_layer(next)) return;
   constexpr int32_t kUsesPerExpert = 4;
-  if (count * model_.config().n_expert_used < kUsesPerExpert * model_.config().n_expert) return;
+  if (int64_t{count} * model_.config().n_expert_used < int64_t{kUsesPerExpert} * model_.config().n_expert) return;
   for (int32_t e = 0; e < model_.config().n_expert; ++e) cache_->prefetch({next, ExpertId{e}});
 }
 

@@ -6,7 +6,8 @@
 //   a longer run of tokens (prefill): experts in the order of their ids, each added as soon as it is computed, while
 //     the next ones are read; the layer's experts are read once for all tokens.
 //
-// The KV cache holds the window's keys and values afterwards; length() is the caller's to extend or leave.
+// The KV cache holds the window's keys and values afterwards, its length extended by them; a caller that rejects some
+// truncates it.
 #pragma once
 
 #include <atomic>
@@ -46,7 +47,7 @@ class ForwardPass {
   Status run(std::span<const int32_t> tokens, int32_t logits_wanted,
              const std::function<void(double)>& progress = {});
 
-  // Of the last run: how many distinct experts, over all layers, windows of 1, 2, .. most tokens used on average. As
+  // Of the last run (of a long one its last part): how many distinct experts, over all layers, windows of 1, 2, .. most tokens used on average. As
   // long as the run allows; empty for a dense model.
   std::vector<double> distinct_by_window(int32_t most) const;
 
@@ -56,7 +57,7 @@ class ForwardPass {
 
   // The first `count` tokens of the last window (run() of up to max_window tokens) became part of the text.
   void record_committed(int32_t count);
-  // All tokens of the last run() became part of the text: what the prompt used is what its continuation may use.
+  // The last run() was a prompt: what it used is what its continuation may use.
   void record_prompt() { record_committed(chunk_tokens_); }
 
  private:

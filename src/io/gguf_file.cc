@@ -32,7 +32,7 @@ constexpr uint64_t kMinAlignment = 8;
 
 // ggml and libllama compare names as C strings, we as whole ones: without control characters both see the same.
 bool is_plain_name(std::string_view name) {
-  return std::none_of(name.begin(), name.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; });
+  return std::all_of(name.begin(), name.end(), [](char c) { return c >= 0x20 && c < 0x7f; });
 }
 
 template <typename T>
@@ -188,7 +188,7 @@ Status read_metadata(GgufReader& reader, uint64_t n_keys, GgufFile& file) {
     RETURN_IF_ERROR(reader.read_string(key, kMaxKeyBytes, fmt::format("metadata key {}", i)));
     if (key.empty() || !is_plain_name(key)) {
       return reader.damaged(
-          fmt::format("metadata key {} ('{}') is empty or has control characters", i, printable(key)));
+          fmt::format("metadata key {} ('{}') is empty or holds something else than printable ASCII", i, printable(key)));
     }
     uint32_t type = 0;
     const std::string what = fmt::format("metadata '{}'", printable(key));
@@ -218,7 +218,7 @@ Status read_tensor_name(GgufReader& reader, uint64_t number, TensorInfo& tensor)
   RETURN_IF_ERROR(reader.read_string(tensor.name, GGML_MAX_NAME - 1, fmt::format("the name of tensor {}", number)));
   if (tensor.name.empty() || !is_plain_name(tensor.name)) {
     return reader.damaged(
-        fmt::format("the name of tensor {} ('{}') is empty or has control characters", number, printable(tensor.name)));
+        fmt::format("the name of tensor {} ('{}') is empty or holds something else than printable ASCII", number, printable(tensor.name)));
   }
   return {};
 }

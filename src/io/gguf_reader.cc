@@ -107,7 +107,7 @@ std::string printable(std::string_view text) {
   std::string shown(text.substr(0, kMaxShown));
   for (char& c : shown) {
     const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) c = '?';
+    if (byte < 0x20 || byte >= 0x7f) c = '?';
   }
   if (text.size() > kMaxShown) shown += "...";
   return shown;

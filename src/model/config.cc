@@ -11,6 +11,7 @@ namespace {
 
 // Far above any model there is; keeps every product of sizes within 64 bits.
 constexpr uint64_t kMaxDimension = 1 << 24;
+constexpr int32_t kMostExperts = 65536;
 
 class Reader {
  public:
@@ -47,8 +48,11 @@ Status check_consistency(const Reader& reader, const ModelConfig& config) {
   if (config.head_dim > ops::kMaxHeadDim) {
     return reader.error(fmt::format("heads of {} elements are wider than the {} supported", config.head_dim, ops::kMaxHeadDim));
   }
-  if (config.rope_dims > config.head_dim || config.rope_dims % 2 != 0) {
+  if (config.rope_dims < 2 || config.rope_dims > config.head_dim || config.rope_dims % 2 != 0) {
     return reader.error(fmt::format("rotary dimensions {} do not fit heads of {}", config.rope_dims, config.head_dim));
+  }
+  if (config.n_expert > kMostExperts) {
+    return reader.error(fmt::format("{} experts are more than the {} supported", config.n_expert, kMostExperts));
   }
   if (config.is_moe() && (config.n_expert_used < 1 || config.n_expert_used > config.n_expert)) {
     return reader.error(fmt::format("{} of {} experts per token makes no sense", config.n_expert_used, config.n_expert));
@@ -73,6 +77,11 @@ Result<ModelConfig> read_model_config(const GgufIndex& index) {
   if (const std::string* name = index.get_string("general.name")) config.name = *name;
   const std::string prefix = config.architecture + ".";
   ASSIGN_OR_RETURN(config.n_layer, reader.dimension(prefix + "block_count"));
+  // Before anything is sized by it.
+  if (static_cast<size_t>(config.n_layer) > index.tensors().size()) {
+    return reader.error(fmt::format("{} layers but only {} tensors; the file is damaged", config.n_layer,
+                                    index.tensors().size()));
+  }
   ASSIGN_OR_RETURN(config.n_embd, reader.dimension(prefix + "embedding_length"));
   ASSIGN_OR_RETURN(config.n_head, reader.dimension(prefix + "attention.head_count"));
   ASSIGN_OR_RETURN(config.n_head_kv, reader.dimension_or(prefix + "attention.head_count_kv", config.n_head));

@@ -8,7 +8,7 @@ namespace {
 constexpr uint64_t kRowAlignment = 64;
 
 uint64_t tensor_bytes(const ModelConfig& config, int32_t context) {
-  return align_up(ggml_row_size(GGML_TYPE_F16, config.head_dim * config.n_head_kv) * static_cast<uint64_t>(context),
+  return align_up(ggml_row_size(GGML_TYPE_F16, int64_t{config.head_dim} * config.n_head_kv) * static_cast<uint64_t>(context),
                   kRowAlignment);
 }
 
@@ -28,7 +28,7 @@ Result<KvCache> KvCache::reserve(const ModelConfig& config, int32_t context) {
   for (size_t layer = 0; layer < layers; ++layer) {
     for (auto* tensors : {&cache.keys_, &cache.values_}) {
       ggml_tensor* tensor = ggml_new_tensor_2d(cache.ggml_context_.get(), GGML_TYPE_F16,
-                                               config.head_dim * config.n_head_kv, context);
+                                               int64_t{config.head_dim} * config.n_head_kv, context);
       cache.buffer_.place(tensor, offset);
       tensors->push_back(tensor);
       offset += tensor_bytes(config, context);

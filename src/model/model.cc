@@ -11,9 +11,9 @@
 namespace drafthorse {
 namespace {
 
-// Windows up to this size keep their graphs; longer ones are rare and pay a few microseconds for building.
-constexpr int32_t kCachedWindow = 17;
-constexpr size_t kGraphNodes = 96;
+// Windows up to this size keep their graphs; longer ones pay tens of microseconds for building.
+constexpr int32_t kMostKeptWindow = 17;
+constexpr size_t kGraphNodes = 64;
 
 size_t graph_context_bytes() {
   return kGraphNodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(kGraphNodes, false);
@@ -65,6 +65,8 @@ Result<std::unique_ptr<Model>> Model::create(const GgufIndex& index, const Model
   return model;
 }
 
+int32_t Model::kept_window() const { return std::min(kMostKeptWindow, options_.workspace.max_window); }
+
 // The largest graph of each kind decides how much scratch the intermediates need.
 void Model::measure_scratch() {
   scratch_ = ggml_gallocr_new(ggml_backend_get_default_buffer_type(compute_.backend()));
@@ -74,7 +76,12 @@ void Model::measure_scratch() {
     CHECK(ggml_gallocr_reserve(scratch_, graph->graph));
     scratch_bytes_ = std::max<uint64_t>(scratch_bytes_, ggml_gallocr_get_buffer_size(scratch_, 0));
   };
-  for (int32_t layer = 0; layer < config_.n_layer; ++layer) measure(build_attention(LayerId{layer}, 0, tokens));
+  for (int32_t layer = 0; layer < config_.n_layer; ++layer) {
+    measure(build_attention(LayerId{layer}, 0, tokens));
+    // A smaller graph may, in principle, be laid out in more memory than a larger one, and kept graphs must never
+    // see the buffer move.
+    for (int32_t count = 1; count <= kept_window(); ++count) measure(build_attention(LayerId{layer}, 0, count));
+  }
   measure(build_embed(tokens));
   measure(build_head(0, options_.workspace.max_window));
 }
@@ -84,11 +91,15 @@ Status Model::load(const FileSet& files, ReadQueue& queue, const std::function<v
 }
 
 void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
-  const uint64_t graphs = static_cast<uint64_t>(std::min(kCachedWindow, options_.workspace.max_window)) *
-                          static_cast<uint64_t>(config_.n_layer) * graph_context_bytes();
+  const uint64_t graphs = static_cast<uint64_t>(kept_window()) * static_cast<uint64_t>(config_.n_layer) *
+                          graph_context_bytes();
+  // A pass's routing: an expert and a weight per (layer, token, rank), and the tokens of each expert.
+  const uint64_t routing = static_cast<uint64_t>(options_.workspace.columns) *
+                           static_cast<uint64_t>(config_.n_expert_used) *
+                           (8 * static_cast<uint64_t>(config_.n_layer) + 8);
   ledger.add(prefix + "dense weights", dense_.bytes());
   ledger.add(prefix + "KV cache", kv_.bytes());
-  ledger.add(prefix + "activations", workspace_.bytes() + scratch_bytes_);
+  ledger.add(prefix + "activations", workspace_.bytes() + scratch_bytes_ + routing);
   ledger.add(prefix + "graphs", graphs);
 }
 
@@ -127,8 +138,8 @@ std::unique_ptr<Model::Graph> Model::build_attention(LayerId layer, int32_t firs
     const ExpertLayer& experts = layout_.layers[index(layer)];
     ggml_tensor* quantized = builder.quantized(stage.ffn_input, experts.gate.type);
     place(stage.router_logits, workspace_.router_logits, sizeof(float) * static_cast<uint64_t>(config_.n_expert));
-    // Rows of this layer's type lie dense from the column's start, so a graph's first row decides the place.
-    if (quantized->data == nullptr) place(quantized, workspace_.ffn_input, quantized->nb[1]);
+    // Rows of this layer's type lie dense from the first column on.
+    place(quantized, workspace_.ffn_input, quantized->nb[1]);
   }
   place(stage.residual, workspace_.residual, sizeof(float) * static_cast<uint64_t>(config_.n_embd));
   return graph;
@@ -165,7 +176,7 @@ void Model::embed(std::span<const int32_t> tokens, int32_t first_position) {
 
 void Model::attention(LayerId layer, int32_t first, int32_t count) {
   CHECK(count > 0 && count <= kStageTokens);
-  if (first != 0 || count > kCachedWindow) {
+  if (first != 0 || count > kept_window()) {
     const std::unique_ptr<Graph> graph = build_attention(layer, first, count);
     run(*graph);
     return;
@@ -175,6 +186,7 @@ void Model::attention(LayerId layer, int32_t first, int32_t count) {
     graph = build_attention(layer, first, count);
     // Addresses into the scratch stay valid: the buffer never grows after measure_scratch().
     CHECK(ggml_gallocr_alloc_graph(scratch_, graph->graph));
+    CHECK(ggml_gallocr_get_buffer_size(scratch_, 0) <= scratch_bytes_);
   }
   compute_.run(graph->graph);
 }

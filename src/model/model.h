@@ -50,6 +50,7 @@ class Model {
   const ExpertLayout& layout() const { return layout_; }
   KvCache& kv() { return kv_; }
   Workspace& workspace() { return workspace_; }
+  WorkerPool& pool() { return compute_.pool(); }
 
   // --- the stages of a pass over `count` tokens, which are columns [0, count) of the workspace
 
@@ -76,6 +77,7 @@ class Model {
   std::unique_ptr<Graph> build_attention(LayerId layer, int32_t first, int32_t count);
   std::unique_ptr<Graph> build_head(int32_t first, int32_t count);
   void measure_scratch();
+  int32_t kept_window() const;  // graphs of windows up to this size are kept
   void run(Graph& graph);
   ggml_tensor* column_view(Graph& graph, ggml_type type, const void* base, int64_t width, int32_t first,
                            int32_t count) const;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "base/check.h"
@@ -13,7 +14,9 @@ void route_token(std::span<const float> logits, const ModelConfig& config, std::
   CHECK(out.size() == static_cast<size_t>(config.n_expert_used));
   std::vector<int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
-  const auto larger = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
+  // A damaged weight can make a logit NaN, which no order holds: it ranks last.
+  const auto rank = [&](int32_t e) { return std::isnan(logits[e]) ? -std::numeric_limits<float>::infinity() : logits[e]; };
+  const auto larger = [&](int32_t a, int32_t b) { return rank(a) != rank(b) ? rank(a) > rank(b) : a < b; };
   std::partial_sort(order.begin(), order.begin() + config.n_expert_used, order.end(), larger);
 
   const float maximum = logits[order[0]];

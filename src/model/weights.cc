@@ -41,6 +41,7 @@ void WeightDeclarations::fail(const std::string& what) {
 
 const TensorInfo* WeightDeclarations::find(const std::string& name, Use use, int64_t columns, int64_t rows,
                                            int64_t count, bool required) {
+  if (!status_.ok()) return nullptr;
   const TensorInfo* info = index_.find(name);
   if (info == nullptr) {
     if (required) fail(fmt::format("tensor '{}' is missing", name));
@@ -76,6 +77,7 @@ void WeightDeclarations::no_experts() { layout_.layers.emplace_back(); }
 
 void WeightDeclarations::experts(int layer, const ModelConfig& config) {
   ExpertLayer& out = layout_.layers.emplace_back();
+  if (!status_.ok()) return;
   const auto blk = [layer](std::string_view rest) { return fmt::format("blk.{}.{}", layer, rest); };
   const int64_t n_embd = config.n_embd;
   const int64_t n_ff = config.n_ff;

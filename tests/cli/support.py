@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import unittest
 
@@ -85,13 +86,12 @@ class CliTestCase(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = Setup.scratch / cls.__name__
-        cls.folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(cls.folder, ignore_errors=True)  # a run that was killed left it behind
+        cls.folder.mkdir(parents=True)
 
     @classmethod
     def tearDownClass(cls):
-        for path in cls.folder.iterdir():
-            path.unlink()
-        cls.folder.rmdir()
+        shutil.rmtree(cls.folder)
 
     def write(self, name, data):
         """A file in the folder, removed after the test that wrote it."""

@@ -219,6 +219,27 @@ void copy_vocabulary(const gguf_context* from, gguf_context* out) {
   }
 }
 
+void pad_vocabulary(const gguf_context* from, int32_t n_padding, gguf_context* out) {
+  if (n_padding == 0) return;
+  constexpr int32_t kUnused = 5;  // llama.cpp's token type
+  const int64_t tokens_key = gguf_find_key(from, "tokenizer.ggml.tokens");
+  const int64_t types_key = gguf_find_key(from, "tokenizer.ggml.token_type");
+  std::vector<std::string> tokens;
+  std::vector<int32_t> types;
+  for (size_t i = 0; i < gguf_get_arr_n(from, tokens_key); ++i) {
+    tokens.emplace_back(gguf_get_arr_str(from, tokens_key, i));
+    types.push_back(static_cast<const int32_t*>(gguf_get_arr_data(from, types_key))[i]);
+  }
+  for (int32_t i = 0; i < n_padding; ++i) {
+    tokens.push_back(fmt::format("[PAD {}]", i));
+    types.push_back(kUnused);
+  }
+  std::vector<const char*> pointers;
+  for (const std::string& token : tokens) pointers.push_back(token.c_str());
+  gguf_set_arr_str(out, "tokenizer.ggml.tokens", pointers.data(), pointers.size());
+  gguf_set_arr_data(out, "tokenizer.ggml.token_type", GGUF_TYPE_INT32, types.data(), types.size());
+}
+
 void write_shape(const TinyModelOptions& o, int64_t n_vocab, gguf_context* out) {
   gguf_set_val_str(out, "general.architecture", "llama");
   gguf_set_val_str(out, "general.name", "random weights for tests");
@@ -262,7 +283,7 @@ Result<std::string> write_tiny_model(const std::string& path, const TinyModelOpt
   if (vocab == nullptr) return file_error(fmt::format("cannot read the vocabulary of {}", options.vocab_path));
   const int64_t tokens_key = gguf_find_key(vocab.get(), "tokenizer.ggml.tokens");
   if (tokens_key < 0) return file_error(fmt::format("{} has no vocabulary", options.vocab_path));
-  const auto n_vocab = static_cast<int64_t>(gguf_get_arr_n(vocab.get(), tokens_key));
+  const auto n_vocab = static_cast<int64_t>(gguf_get_arr_n(vocab.get(), tokens_key)) + options.n_padding;
 
   std::vector<Tensor> tensors = Builder(options, n_vocab).build();
   const auto n_shards = static_cast<size_t>(options.n_shards);
@@ -273,6 +294,7 @@ Result<std::string> write_tiny_model(const std::string& path, const TinyModelOpt
     const GgufPtr out(gguf_init_empty());
     if (shard == 0) {
       copy_vocabulary(vocab.get(), out.get());
+      pad_vocabulary(vocab.get(), options.n_padding, out.get());
       write_shape(options, n_vocab, out.get());
     }
     if (n_shards > 1) {
