@@ -12,7 +12,6 @@ the same file got in the same minute. Results go to standard output as JSON line
 import argparse
 import hashlib
 import json
-import mmap
 import os
 import pathlib
 import platform
@@ -75,30 +74,9 @@ def drop_cache(path):
     os.close(fd)
 
 
-def probe_bandwidth(path, seconds=1.0, threads=8, piece=2**20):
-    """Bytes per second of random O_DIRECT reads of 1 MiB by several threads."""
-    size = os.path.getsize(path) // piece * piece
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
-    total = [0] * threads
-    end = time.monotonic() + seconds
-
-    def work(index):
-        buffer = mmap.mmap(-1, 8 * piece)  # on huge pages, as an engine's slots are; into small ones reads are slower
-        buffer.madvise(mmap.MADV_HUGEPAGE)
-        view = memoryview(buffer)[4 * piece : 5 * piece]
-        state = index + 1
-        while time.monotonic() < end:
-            state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
-            total[index] += os.preadv(fd, [view], (state >> 20) % (size // piece) * piece)
-
-    workers = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
-    started = time.monotonic()
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    os.close(fd)
-    return sum(total) / (time.monotonic() - started)
+def probe_bandwidth(probe, path):
+    """Bytes per second of random O_DIRECT reads of 1 MiB, by the engine's own means."""
+    return float(subprocess.run([probe, path], capture_output=True, check=True).stdout)
 
 
 class Sampler(threading.Thread):
@@ -184,6 +162,7 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--read-ahead-kib", type=int, help="set the disk's read-ahead for the run (the peer maps the file)")
     parser.add_argument("--binary", default=ROOT / "build/release/bin/drafthorse")
+    parser.add_argument("--probe", default=ROOT / "build/release/bin/drafthorse-disk-probe")
     parser.add_argument("--llama-python", default=CACHE / "python")
     parser.add_argument("--prompts", default=ROOT / "models/prompts.jsonl")
     args = parser.parse_args()
@@ -204,7 +183,7 @@ def main():
             stats_file = os.path.join(folder, "stats.json")
             for round_number in range(args.rounds):
                 prompt = prompts[round_number * 7 % len(prompts)]
-                bandwidth = probe_bandwidth(args.model)
+                bandwidth = probe_bandwidth(args.probe, args.model)
                 for name, command in contenders(args, prompt, stats_file, budget):
                     if not args.resident:
                         drop_cache(args.model)
