@@ -18,6 +18,7 @@ constexpr double kPriorAcceptance = 0.75;
 constexpr double kPriorWeight = 2;        // samples the prior counts for
 constexpr double kModelWeight = 1;        // samples the model counts for against measured cycles
 constexpr double kSwitchGain = 1.03;      // another depth must promise this much to be taken
+constexpr double kDraftGain = 1.06;       // drafting must promise this much: it reads more, and estimates are noisy
 constexpr double kLookShare = 0.015;      // of the time, to be spent on looking
 constexpr double kStepGrowth = 0.9;       // of the missing experts a token adds over those of the one before, unseen
 constexpr double kLeastStepGrowth = 0.5;
@@ -132,7 +133,8 @@ int DepthPolicy::best_depth() const {
 
 int DepthPolicy::next_depth(int room) {
   const int best = best_depth();
-  if (best == 0 || current_ == 0 || rate(best) > kSwitchGain * rate(current_)) current_ = best;
+  if (rate(best) < kDraftGain * rate(0)) current_ = 0;
+  else if (current_ == 0 || rate(best) > kSwitchGain * rate(current_)) current_ = best;
   int depth = current_;
   // Where a depth is not run nothing is learnt of it, so what is believed of deeper windows is tried now and then.
   const int64_t opening = primed_ ? 1 : static_cast<int64_t>(std::size(kOpening));
