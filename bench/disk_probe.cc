@@ -25,7 +25,8 @@ Result<double> probe(const std::string& path, double duration_s) {
   if (pieces == 0) return file_error(path + ": smaller than one read of 1 MiB");
   std::mt19937_64 random(1);
   const auto request = [&](uint64_t tag) {
-    return ReadRequest{0, random() % pieces * kReadPieceBytes, kReadPieceBytes, arena.data() + tag * kReadPieceBytes, tag};
+    return ReadRequest{0, random() % pieces * kReadPieceBytes, kReadPieceBytes, arena.data() + tag * kReadPieceBytes,
+                       tag};
   };
   std::vector<ReadRequest> first;
   for (uint64_t tag = 0; tag < depth; ++tag) first.push_back(request(tag));

@@ -1,7 +1,10 @@
 # How libraries, tests and benches are declared. A layer is one static library, linking only layers below it.
 
 add_library(drafthorse_options INTERFACE)
-target_compile_options(drafthorse_options INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Werror)
+target_compile_options(drafthorse_options INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion)
+if(DRAFTHORSE_WERROR)
+  target_compile_options(drafthorse_options INTERFACE -Werror)
+endif()
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   # The baseline; whatever is wider is chosen at run time.
   target_compile_options(drafthorse_options INTERFACE -march=x86-64-v3)

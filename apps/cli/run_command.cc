@@ -119,11 +119,12 @@ void print_summary(Console& console, Engine& engine, const Session& session) {
                              session.explain_depth()));
   }
   if (engine.target().cache != nullptr) {
-    console.line(fmt::format("experts: {} of {} fit; {:.0f} % were there when needed; {} read per token; {:.0f} % of the "
-                             "time spent waiting for them",
-                             engine.memory_plan().slots, engine.target().model->layout().total_experts(),
-                             stats.hit_rate() * 100, format_size(static_cast<uint64_t>(stats.bytes_read_per_token())),
-                             stats.decode_s > 0 ? 100 * stats.stall_s / stats.decode_s : 0.0));
+    console.line(
+        fmt::format("experts: {} of {} fit; {:.0f} % were there when needed; {} read per token; {:.0f} % of the "
+                    "time spent waiting for them",
+                    engine.memory_plan().slots, engine.target().model->layout().total_experts(), stats.hit_rate() * 100,
+                    format_size(static_cast<uint64_t>(stats.bytes_read_per_token())),
+                    stats.decode_s > 0 ? 100 * stats.stall_s / stats.decode_s : 0.0));
   }
   console.line(fmt::format("memory: {} at most, of a budget of {}", format_size(peak_resident_bytes()),
                            format_size(engine.ram_budget_bytes())));
@@ -156,9 +157,12 @@ void print_stats(Console& console, const Engine& engine, const SessionStats& sta
 std::string_view stop_name(const Session& session, bool interrupted) {
   if (interrupted) return "interrupted";
   switch (session.stop_reason()) {
-    case StopReason::kEndOfText: return "end of text";
-    case StopReason::kContextFull: return "context full";
-    default: return "token limit";
+    case StopReason::kEndOfText:
+      return "end of text";
+    case StopReason::kContextFull:
+      return "context full";
+    default:
+      return "token limit";
   }
 }
 
@@ -212,29 +216,44 @@ std::string check_not_negative(const std::string& value) {
 CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
   CLI::App* run = app.add_subcommand("run", "Generate text from a prompt");
   run->add_option("-m,--model", flags.target, "the model, a GGUF file (any shard of a split one)")->type_name("FILE");
-  run->add_option("-d,--draft", flags.draft, "a smaller model with the same vocabulary, to draft with")->type_name("FILE")
+  run->add_option("-d,--draft", flags.draft, "a smaller model with the same vocabulary, to draft with")
+      ->type_name("FILE")
       ->check(check_not_empty);
   CLI::Option* prompt = run->add_option("-p,--prompt", flags.prompt, "the prompt, taken literally")->type_name("TEXT");
-  run->add_option("-f,--file", flags.prompt_file, "read the prompt from a file")->type_name("FILE")
-      ->check(check_not_empty)->excludes(prompt);
+  run->add_option("-f,--file", flags.prompt_file, "read the prompt from a file")
+      ->type_name("FILE")
+      ->check(check_not_empty)
+      ->excludes(prompt);
   run->add_option("-n,--tokens", flags.tokens, "generate at most this many tokens; default: until the text ends")
-      ->type_name("N")->check(check_not_empty)->check(check_not_negative);
+      ->type_name("N")
+      ->check(check_not_empty)
+      ->check(check_not_negative);
   run->add_option("--ram", flags.ram, "memory for everything, such as 8G or 1200M; default: what the machine has free")
-      ->type_name("SIZE")->check(check_not_empty);
+      ->type_name("SIZE")
+      ->check(check_not_empty);
   run->add_option("--ctx", flags.context, "longest text in tokens, prompt included; default: 4096, or the model's own")
-      ->type_name("N")->check(CLI::Range(1, 1 << 24));
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 24));
   run->add_option("--draft-depth", flags.draft_depth, "tokens drafted per step: auto, or a number")
-      ->type_name("auto|N")->capture_default_str();
-  run->add_option("--temp", flags.temperature, "sampling temperature; 0 is greedy")->type_name("T")
-      ->check(check_not_empty)->capture_default_str();
-  run->add_option("--eviction", flags.eviction, fmt::format("which expert goes when memory is full: a name, or list "
-                                                            "[{}]", kDefaultEviction))->type_name("NAME")
+      ->type_name("auto|N")
+      ->capture_default_str();
+  run->add_option("--temp", flags.temperature, "sampling temperature; 0 is greedy")
+      ->type_name("T")
+      ->check(check_not_empty)
+      ->capture_default_str();
+  run->add_option("--eviction", flags.eviction,
+                  fmt::format("which expert goes when memory is full: a name, or list "
+                              "[{}]",
+                              kDefaultEviction))
+      ->type_name("NAME")
       ->check(check_not_empty);
   run->add_option("--io", flags.io, "how to read: uring, pread, or list")->type_name("NAME")->capture_default_str();
   run->add_option("--threads", flags.threads, "threads to compute with; default: one per core")
-      ->type_name("N")->check(CLI::Range(1, 512));
+      ->type_name("N")
+      ->check(CLI::Range(1, 512));
   run->add_flag("--stats", flags.stats, "show where memory and time went");
-  run->add_option("--stats-file", flags.stats_file, "write the statistics as JSON")->type_name("FILE")
+  run->add_option("--stats-file", flags.stats_file, "write the statistics as JSON")
+      ->type_name("FILE")
       ->check(check_not_empty);
   run->callback([prompt, &flags] { flags.prompt_given = prompt->count() > 0; });
   return run;
@@ -262,8 +281,8 @@ int run(const RunFlags& flags) {
     if (!stats_file) return fail(console, cannot_write_stats(flags.stats_file));
   }
 
-  Result<std::unique_ptr<Engine>> opened = Engine::open(
-      *options, [&](std::string_view phase, double part) { console.progress(phase, part); });
+  Result<std::unique_ptr<Engine>> opened =
+      Engine::open(*options, [&](std::string_view phase, double part) { console.progress(phase, part); });
   console.end_progress();
   if (!opened.ok()) return fail(console, opened.status());
   Engine& engine = **opened;
@@ -291,9 +310,8 @@ int run(const RunFlags& flags) {
   print_summary(console, engine, session);
   if (flags.stats) print_stats(console, engine, session.stats());
   if (!flags.stats_file.empty()) {
-    const Status written = write_stats(
-        flags.stats_file, stats_file,
-        stats_json(engine, session, stop_name(session, interrupted), hash.hex()));
+    const Status written = write_stats(flags.stats_file, stats_file,
+                                       stats_json(engine, session, stop_name(session, interrupted), hash.hex()));
     if (!written.ok()) return fail(console, written);
   }
   return static_cast<int>(status.kind());

@@ -15,8 +15,8 @@ Result<Arena> Arena::reserve(uint64_t bytes) {
   if (bytes == 0) return arena;
   const uint64_t rounded = align_up(bytes, kHugePage);
   // One huge page more than needed, so that an aligned start can be cut out of it.
-  void* address = mmap(nullptr, rounded + kHugePage, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* address =
+      mmap(nullptr, rounded + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (address == MAP_FAILED) {
     return memory_error(fmt::format("cannot reserve {} of address space: {}; lower --ram or raise the process's limit",
                                     format_size(rounded), std::strerror(errno)));

@@ -8,7 +8,8 @@
 namespace drafthorse {
 
 [[noreturn]] inline void check_failed(const char* file, int line, const char* condition) {
-  std::fprintf(stderr, "%s:%d: CHECK failed: %s\nThis is a bug in drafthorse; please report it.\n", file, line, condition);
+  std::fprintf(stderr, "%s:%d: CHECK failed: %s\nThis is a bug in drafthorse; please report it.\n", file, line,
+               condition);
   std::abort();
 }
 

@@ -92,10 +92,12 @@ uint64_t available_memory_bytes(const std::string& proc, const std::string& cgro
     const std::string controllers = line.substr(first + 1, second - first - 1);
     const std::string path = line.substr(second + 1);
     if (controllers.empty()) {
-      available = std::min(available, group_allowance({cgroup_root, "memory.max", "memory.current", "inactive_file"}, path));
+      available =
+          std::min(available, group_allowance({cgroup_root, "memory.max", "memory.current", "inactive_file"}, path));
     } else if (("," + controllers + ",").find(",memory,") != std::string::npos) {
       available = std::min(available, group_allowance({cgroup_root + "/memory", "memory.limit_in_bytes",
-                                                       "memory.usage_in_bytes", "total_inactive_file"}, path));
+                                                       "memory.usage_in_bytes", "total_inactive_file"},
+                                                      path));
     }
   }
   return available + read_kib_field(proc + "/self/status", "VmRSS").value_or(0);

@@ -15,10 +15,10 @@ namespace drafthorse {
 // The numbers are the exit codes of the command line programs.
 enum class StatusKind {
   kOk = 0,
-  kRuntime = 1,      // failed while running: a read that stays broken, a context overrun
-  kUsage = 2,        // a flag or request that makes no sense
-  kFile = 3,         // a file that is missing, unreadable, damaged or unsupported
-  kMemory = 4,       // the budget is too small for what was asked
+  kRuntime = 1,  // failed while running: a read that stays broken, a context overrun
+  kUsage = 2,    // a flag or request that makes no sense
+  kFile = 3,     // a file that is missing, unreadable, damaged or unsupported
+  kMemory = 4,   // the budget is too small for what was asked
   kInterrupted = 130,
 };
 
@@ -47,8 +47,8 @@ inline Status memory_error(std::string message) { return {StatusKind::kMemory, s
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}                                                // NOLINT(google-explicit-constructor)
-  Result(Status status) : status_(std::move(status)) { CHECK(!status_.ok()); }                 // NOLINT(google-explicit-constructor)
+  Result(T value) : value_(std::move(value)) {}                                 // NOLINT(google-explicit-constructor)
+  Result(Status status) : status_(std::move(status)) { CHECK(!status_.ok()); }  // NOLINT(google-explicit-constructor)
 
   bool ok() const { return value_.has_value(); }
   const Status& status() const { return status_; }
@@ -80,10 +80,10 @@ class [[nodiscard]] Result {
 #define DH_CONCAT_INNER(a, b) a##b
 #define DH_CONCAT(a, b) DH_CONCAT_INNER(a, b)
 
-#define RETURN_IF_ERROR(expression)                                  \
-  do {                                                               \
-    ::drafthorse::Status dh_status = (expression);                   \
-    if (!dh_status.ok()) return dh_status;                           \
+#define RETURN_IF_ERROR(expression)                \
+  do {                                             \
+    ::drafthorse::Status dh_status = (expression); \
+    if (!dh_status.ok()) return dh_status;         \
   } while (false)
 
 #define ASSIGN_OR_RETURN(declaration, expression) \

@@ -18,12 +18,27 @@ Result<uint64_t> parse_size(std::string_view text) {
   uint64_t factor = 1;
   if (!unit.empty()) {
     switch (unit.front()) {
-      case 'k': case 'K': factor = kKiB; break;
-      case 'm': case 'M': factor = kMiB; break;
-      case 'g': case 'G': factor = kGiB; break;
-      case 't': case 'T': factor = 1024 * kGiB; break;
-      case 'b': case 'B': break;
-      default: return bad();
+      case 'k':
+      case 'K':
+        factor = kKiB;
+        break;
+      case 'm':
+      case 'M':
+        factor = kMiB;
+        break;
+      case 'g':
+      case 'G':
+        factor = kGiB;
+        break;
+      case 't':
+      case 'T':
+        factor = 1024 * kGiB;
+        break;
+      case 'b':
+      case 'B':
+        break;
+      default:
+        return bad();
     }
     const std::string_view rest = unit.substr(1);
     const bool plain_bytes = factor == 1;

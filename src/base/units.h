@@ -19,7 +19,9 @@ Result<uint64_t> parse_size(std::string_view text);
 // 1610612736 -> "1.50 GiB".
 std::string format_size(uint64_t bytes);
 
-constexpr uint64_t align_up(uint64_t value, uint64_t alignment) { return (value + alignment - 1) / alignment * alignment; }
+constexpr uint64_t align_up(uint64_t value, uint64_t alignment) {
+  return (value + alignment - 1) / alignment * alignment;
+}
 constexpr uint64_t align_down(uint64_t value, uint64_t alignment) { return value / alignment * alignment; }
 
 }  // namespace drafthorse

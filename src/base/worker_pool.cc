@@ -63,8 +63,10 @@ void WorkerPool::run_erased(int64_t total, int64_t grain, Erased function, const
   work_through();
   uint32_t state = state_.fetch_and(~kOpen, std::memory_order_acq_rel) & ~kOpen;
   for (int spin = 0; (state & kWorkerMask) != 0; ++spin) {
-    if (spin < kSpins) relax();
-    else state_.wait(state, std::memory_order_acquire);
+    if (spin < kSpins)
+      relax();
+    else
+      state_.wait(state, std::memory_order_acquire);
     state = state_.load(std::memory_order_acquire);
   }
 }
@@ -80,8 +82,10 @@ void WorkerPool::worker_loop() {
         if (state_.compare_exchange_weak(state, state + kOneWorker, std::memory_order_acq_rel)) break;
         continue;  // `state` holds the newest value
       }
-      if (spin < kSpins) relax();
-      else state_.wait(state, std::memory_order_acquire);
+      if (spin < kSpins)
+        relax();
+      else
+        state_.wait(state, std::memory_order_acquire);
       state = state_.load(std::memory_order_acquire);
     }
     done_job = state & ~(kOpen | kWorkerMask);

@@ -28,9 +28,10 @@ class WorkerPool {
   // Calls function(begin, end) for disjoint parts of [0, total), each of at most `grain`, until all are done.
   template <typename Function>
   void run(int64_t total, int64_t grain, const Function& function) {
-    run_erased(total, grain, [](const void* context, int64_t begin, int64_t end) {
-      (*static_cast<const Function*>(context))(begin, end);
-    }, &function);
+    run_erased(
+        total, grain,
+        [](const void* context, int64_t begin, int64_t end) { (*static_cast<const Function*>(context))(begin, end); },
+        &function);
   }
 
  private:

@@ -36,7 +36,8 @@ Result<GgufIndex> open_checked(const std::string& path) {
 Status check_options(const EngineOptions& options) {
   if (options.context && *options.context < 1) return usage_error("a context needs at least one token");
   if (options.draft_depth && (*options.draft_depth < 0 || *options.draft_depth > kMaxDraftDepth)) {
-    return usage_error(fmt::format("a draft depth of {} is not between 0 and {}", *options.draft_depth, kMaxDraftDepth));
+    return usage_error(
+        fmt::format("a draft depth of {} is not between 0 and {}", *options.draft_depth, kMaxDraftDepth));
   }
   if (options.draft_path.empty() && options.draft_depth.value_or(0) > 0) {
     return usage_error(fmt::format("--draft-depth {} needs a draft model: give one with -d", *options.draft_depth));
@@ -93,13 +94,11 @@ Status Engine::create_models() {
   const int32_t depth = draft_index_ ? options_.draft_depth.value_or(kMaxAutoDepth) : 0;
   const int32_t window = std::min(depth + 1, context);
   const WorkspaceShape target_shape{std::max(window, std::min(context, kPrefillTokens)), window};
-  ASSIGN_OR_RETURN(target_.model,
-                   Model::create(*target_index_, target_config_, *compute_, {context, target_shape}));
+  ASSIGN_OR_RETURN(target_.model, Model::create(*target_index_, target_config_, *compute_, {context, target_shape}));
   RETURN_IF_ERROR(open_queue(target_, *target_index_));
   if (draft_index_) {
     const WorkspaceShape draft_shape{std::min(context, kDraftPrefillTokens), std::min(context, kScoredPositions)};
-    ASSIGN_OR_RETURN(draft_.model,
-                     Model::create(*draft_index_, draft_config_, *compute_, {context, draft_shape}));
+    ASSIGN_OR_RETURN(draft_.model, Model::create(*draft_index_, draft_config_, *compute_, {context, draft_shape}));
     RETURN_IF_ERROR(open_queue(draft_, *draft_index_));
   }
   return {};
@@ -157,9 +156,9 @@ Status Engine::plan() {
 
 Status Engine::create_cache(LoadedModel& loaded, int slots) {
   if (loaded.model->config().is_moe()) {
-    ASSIGN_OR_RETURN(loaded.cache, ExpertCache::create(loaded.model->layout(), slots,
-                                                       make_eviction_policy(options_.eviction), *loaded.files,
-                                                       *loaded.queue, clock_));
+    ASSIGN_OR_RETURN(loaded.cache,
+                     ExpertCache::create(loaded.model->layout(), slots, make_eviction_policy(options_.eviction),
+                                         *loaded.files, *loaded.queue, clock_));
   }
   loaded.pass = std::make_unique<ForwardPass>(*loaded.model, loaded.cache.get(), clock_, &interrupted_);
   return {};

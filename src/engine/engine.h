@@ -38,15 +38,15 @@ using QueueFactory = std::function<Result<std::unique_ptr<ReadQueue>>(const File
 
 struct EngineOptions {
   std::string target_path;
-  std::string draft_path;                    // empty: no draft
-  std::optional<uint64_t> ram_bytes;         // default: what the machine and its cgroups leave, less a reserve
-  std::optional<int32_t> context;            // tokens; default 4096. Lowered to what the model was trained for
-  std::optional<int32_t> draft_depth;        // default: chosen while running
+  std::string draft_path;              // empty: no draft
+  std::optional<uint64_t> ram_bytes;   // default: what the machine and its cgroups leave, less a reserve
+  std::optional<int32_t> context;      // tokens; default 4096. Lowered to what the model was trained for
+  std::optional<int32_t> draft_depth;  // default: chosen while running
   std::string eviction{kDefaultEviction};
-  std::string io = "uring";                  // or pread
-  int threads = 0;                           // 0: one per core
-  QueueFactory queue_factory;                // for tests: replaces `io`
-  std::optional<int> expert_slots;           // for tests: exactly so many slots for the target, whatever fits
+  std::string io = "uring";         // or pread
+  int threads = 0;                  // 0: one per core
+  QueueFactory queue_factory;       // for tests: replaces `io`
+  std::optional<int> expert_slots;  // for tests: exactly so many slots for the target, whatever fits
 };
 
 // phase: what is being done, in words; part: 0 to 1.

@@ -18,10 +18,9 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
   CHECK(!prompt.empty() && text_.empty());
   if (static_cast<int32_t>(prompt.size()) >= engine_.context()) {
     const bool trained_limit = engine_.context() == target_.model->config().context_trained;
-    return usage_error(fmt::format("the prompt has {} tokens and leaves no room in the context of {}: {}", prompt.size(),
-                                   engine_.context(),
-                                   trained_limit ? "shorten it, the model was trained for no more"
-                                                 : "shorten it or raise --ctx"));
+    return usage_error(fmt::format(
+        "the prompt has {} tokens and leaves no room in the context of {}: {}", prompt.size(), engine_.context(),
+        trained_limit ? "shorten it, the model was trained for no more" : "shorten it or raise --ctx"));
   }
   // An earlier attempt may have been interrupted halfway.
   target_.model->kv().truncate(0);

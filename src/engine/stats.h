@@ -10,21 +10,21 @@ namespace drafthorse {
 
 struct SessionStats {
   int64_t prompt_tokens = 0;
-  int64_t generated_tokens = 0;    // in the text; an end-of-text token is not
-  double prefill_s = 0;            // target and draft
-  double ttft_s = 0;               // from the start of prefill to the first token
-  double decode_s = 0;             // all steps after prefill
-  double draft_s = 0;              // of decode_s
-  double verify_s = 0;             // of decode_s
-  double stall_s = 0;              // of verify_s: waiting for experts with nothing to compute
-  int64_t steps = 0;               // verifications
+  int64_t generated_tokens = 0;  // in the text; an end-of-text token is not
+  double prefill_s = 0;          // target and draft
+  double ttft_s = 0;             // from the start of prefill to the first token
+  double decode_s = 0;           // all steps after prefill
+  double draft_s = 0;            // of decode_s
+  double verify_s = 0;           // of decode_s
+  double stall_s = 0;            // of verify_s: waiting for experts with nothing to compute
+  int64_t steps = 0;             // verifications
   int64_t drafted_tokens = 0;
-  int64_t accepted_tokens = 0;     // of the drafted
-  std::vector<int64_t> depth_histogram;           // steps by depth
-  std::vector<int64_t> reached_by_position;       // draft positions whose predecessors were all accepted
+  int64_t accepted_tokens = 0;               // of the drafted
+  std::vector<int64_t> depth_histogram;      // steps by depth
+  std::vector<int64_t> reached_by_position;  // draft positions whose predecessors were all accepted
   std::vector<int64_t> accepted_by_position;
-  std::vector<LayerCacheStats> prefill_layers;    // by layer, prefill only
-  std::vector<LayerCacheStats> decode_layers;     // by layer, decoding only
+  std::vector<LayerCacheStats> prefill_layers;  // by layer, prefill only
+  std::vector<LayerCacheStats> decode_layers;   // by layer, decoding only
 
   double decode_tokens_per_s() const { return decode_s > 0 ? static_cast<double>(generated_tokens) / decode_s : 0; }
   double prefill_tokens_per_s() const { return prefill_s > 0 ? static_cast<double>(prompt_tokens) / prefill_s : 0; }

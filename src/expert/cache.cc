@@ -230,9 +230,8 @@ Status ExpertCache::wait_until(const std::function<bool()>& done) {
 
 Result<std::vector<ExpertId>> ExpertCache::take_ready() {
   std::vector<ExpertId> ready;
-  const bool all_out = std::all_of(demanded_.begin(), demanded_.end(), [](const Demanded& demanded) {
-    return demanded.state >= DemandState::kHandedOut;
-  });
+  const bool all_out = std::all_of(demanded_.begin(), demanded_.end(),
+                                   [](const Demanded& demanded) { return demanded.state >= DemandState::kHandedOut; });
   if (all_out) return ready;
   RETURN_IF_ERROR(wait_until([this] {
     return std::any_of(demanded_.begin(), demanded_.end(),
@@ -281,11 +280,12 @@ void ExpertCache::release(ExpertId expert) {
   CHECK(demanded != nullptr && demanded->state == DemandState::kHandedOut);
   demanded->state = DemandState::kReleased;
   slots_[slot_of({demand_layer_, expert})].pinned = false;
-  const bool all = std::all_of(demanded_.begin(), demanded_.end(), [](const Demanded& one) {
-    return one.state == DemandState::kReleased;
-  });
-  if (all) demanded_.clear();
-  else start_waiting_demands();
+  const bool all = std::all_of(demanded_.begin(), demanded_.end(),
+                               [](const Demanded& one) { return one.state == DemandState::kReleased; });
+  if (all)
+    demanded_.clear();
+  else
+    start_waiting_demands();
 }
 
 void ExpertCache::abandon() {

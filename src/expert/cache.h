@@ -152,8 +152,8 @@ class ExpertCache {
   uint64_t slot_bytes_ = 0;
   Arena arena_;
   std::vector<Slot> slots_;
-  std::vector<std::vector<int32_t>> slot_of_;            // [layer][expert], kNoSlot where absent
-  std::vector<std::vector<ExpertHistory>> histories_;    // [layer][expert]
+  std::vector<std::vector<int32_t>> slot_of_;          // [layer][expert], kNoSlot where absent
+  std::vector<std::vector<ExpertHistory>> histories_;  // [layer][expert]
   std::unordered_map<ExtentReader::JobId, int32_t> slot_of_job_;
   std::vector<ExtentReader::Finished> finished_;
 

@@ -22,15 +22,28 @@ class RandomCaller {
 
   void step() {
     if (!layer_.has_value()) {
-      if (below(3) == 0) demand();
-      else hint();
+      if (below(3) == 0)
+        demand();
+      else
+        hint();
     } else {
       switch (below(8)) {
-        case 0: case 1: take_ready(); break;
-        case 2: wait_for(); break;
-        case 3: case 4: release_one(); break;
-        case 5: if (below(10) == 0) abandon(); break;
-        default: hint();
+        case 0:
+        case 1:
+          take_ready();
+          break;
+        case 2:
+          wait_for();
+          break;
+        case 3:
+        case 4:
+          release_one();
+          break;
+        case 5:
+          if (below(10) == 0) abandon();
+          break;
+        default:
+          hint();
       }
     }
     check();
@@ -145,10 +158,18 @@ class RandomCaller {
 
   void hint() {
     switch (below(8)) {
-      case 0: cache_.fill(); break;
-      case 1: cache_.poll(); break;
-      case 2: setup_.clock.advance_by(static_cast<int64_t>(below(300'000))); break;
-      case 3: record_uses(); break;
+      case 0:
+        cache_.fill();
+        break;
+      case 1:
+        cache_.poll();
+        break;
+      case 2:
+        setup_.clock.advance_by(static_cast<int64_t>(below(300'000)));
+        break;
+      case 3:
+        record_uses();
+        break;
       case 4:
         if (!broken_.has_value() && below(20) == 0) {
           const ExpertKey key = random_key();
@@ -261,11 +282,17 @@ INSTANTIATE_TEST_SUITE_P(
         RandomCase{.name = "some_slots", .experts = {.experts_per_layer = {8, 0, 8, 6, 0}, .n_files = 3}, .slots = 9},
         RandomCase{.name = "all_but_one", .experts = {.experts_per_layer = {4, 4, 4}, .fused = true}, .slots = 11},
         RandomCase{.name = "every_expert", .experts = {.experts_per_layer = {0, 5, 5}, .n_files = 2}, .slots = 10},
-        RandomCase{.name = "pieces", .experts = {.experts_per_layer = {4, 4}, .n_embd = 512, .n_ff = 600, .n_files = 2},
-                   .slots = 3, .steps = 300},
-        RandomCase{.name = "faulty", .experts = {.experts_per_layer = {8, 0, 8}, .n_ff = 200, .n_files = 2}, .slots = 5,
+        RandomCase{.name = "pieces",
+                   .experts = {.experts_per_layer = {4, 4}, .n_embd = 512, .n_ff = 600, .n_files = 2},
+                   .slots = 3,
+                   .steps = 300},
+        RandomCase{.name = "faulty",
+                   .experts = {.experts_per_layer = {8, 0, 8}, .n_ff = 200, .n_files = 2},
+                   .slots = 5,
                    .transient_faults = true},
-        RandomCase{.name = "faulty_few_slots", .experts = {.experts_per_layer = {6, 6}, .fused = true}, .slots = 2,
+        RandomCase{.name = "faulty_few_slots",
+                   .experts = {.experts_per_layer = {6, 6}, .fused = true},
+                   .slots = 2,
                    .transient_faults = true}),
     [](const auto& one) { return one.param.name; });
 

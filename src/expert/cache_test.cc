@@ -23,8 +23,10 @@ TEST(ExpertCache, FailedReadSurfacesAndTheNextDemandWorks) {
     } else {
       while (failure.ok()) {
         Result<std::vector<ExpertId>> ready = setup.cache->take_ready();
-        if (!ready.ok()) failure = ready.status();
-        else for (const ExpertId expert : ready.value()) setup.cache->release(expert);
+        if (!ready.ok())
+          failure = ready.status();
+        else
+          for (const ExpertId expert : ready.value()) setup.cache->release(expert);
       }
     }
     EXPECT_EQ(failure.kind(), StatusKind::kRuntime);
@@ -88,11 +90,13 @@ TEST(ExpertCache, ReleaseStartsTheNextRead) {
 TEST(ExpertCache, FillTakesFreeSlotsOnlyAndReportsFailure) {
   CacheSetup setup({.experts_per_layer = {0, 4, 4}}, 6, {.seed = 6});
   int last = 0;
-  ASSERT_TRUE(setup.cache->fill_and_wait([&](int done, int slots) {
-    EXPECT_GE(done, last);
-    EXPECT_EQ(slots, 6);
-    last = done;
-  }).ok());
+  ASSERT_TRUE(setup.cache
+                  ->fill_and_wait([&](int done, int slots) {
+                    EXPECT_GE(done, last);
+                    EXPECT_EQ(slots, 6);
+                    last = done;
+                  })
+                  .ok());
   EXPECT_EQ(last, 6);
   EXPECT_EQ(setup.residents(), 6);
   EXPECT_EQ(setup.cache->stats()[1].evictions + setup.cache->stats()[2].evictions, 0);
@@ -116,7 +120,7 @@ TEST(ExpertCache, DemandOvertakesBackgroundReads) {
     for (const bool in_flight : {false, true}) {
       SCOPED_TRACE(::testing::Message() << "fill " << fill << ", in flight " << in_flight);
       CacheSetup setup({.experts_per_layer = {12}, .n_embd = 256, .n_ff = 600}, 12,
-                  {.seed = 7, .latency_ns = kLatency, .bytes_per_s = kBytesPerSecond});
+                       {.seed = 7, .latency_ns = kLatency, .bytes_per_s = kBytesPerSecond});
       setup.cache->set_background_limit(kLimit);
       if (fill) setup.cache->fill();
       for (int e = 0; e < 8; ++e) setup.cache->prefetch({LayerId{0}, ExpertId{e}});

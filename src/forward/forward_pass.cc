@@ -99,7 +99,8 @@ void ForwardPass::route(LayerId layer, int32_t count) {
   for (int32_t t = 0; t < count; ++t) {
     const std::span<RoutedExpert> out(routes.data() + static_cast<size_t>(t) * k, k);
     route_token({model_.workspace().router_logits + static_cast<size_t>(t) * config.n_expert,
-                 static_cast<size_t>(config.n_expert)}, config, out);
+                 static_cast<size_t>(config.n_expert)},
+                config, out);
     for (const RoutedExpert& one : out) tokens_of_[index(one.expert)].push_back(t);
   }
   union_.clear();
@@ -173,12 +174,14 @@ void ForwardPass::compute_group(LayerId layer, std::span<const ExpertId> experts
   work_.clear();
   for (const ExpertId expert : experts) {
     const int32_t first = first_row_of_[index(expert)];
-    work_.push_back({cache_->weights(expert), first,
-                     first + static_cast<int32_t>(tokens_of_[index(expert)].size())});
+    work_.push_back({cache_->weights(expert), first, first + static_cast<int32_t>(tokens_of_[index(expert)].size())});
   }
   const ggml_type input_type = ops::activation_type(model_.layout().layers[index(layer)].gate.type);
   model_.run_experts({{workspace.ffn_input, ggml_row_size(input_type, model_.config().n_embd)},
-                      token_of_row_, work_, workspace.expert_hidden, workspace.expert_hidden_quantized,
+                      token_of_row_,
+                      work_,
+                      workspace.expert_hidden,
+                      workspace.expert_hidden_quantized,
                       workspace.expert_output});
   cache_->poll();
 }
@@ -200,8 +203,12 @@ Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
     for (size_t begin = 0; begin < tokens.size(); begin += static_cast<size_t>(workspace.expert_rows)) {
       const size_t rows = std::min(static_cast<size_t>(workspace.expert_rows), tokens.size() - begin);
       work_.assign(1, {cache_->weights(expert), 0, static_cast<int32_t>(rows)});
-      model_.run_experts({input, {tokens.data() + begin, rows}, work_, workspace.expert_hidden,
-                          workspace.expert_hidden_quantized, workspace.expert_output});
+      model_.run_experts({input,
+                          {tokens.data() + begin, rows},
+                          work_,
+                          workspace.expert_hidden,
+                          workspace.expert_hidden_quantized,
+                          workspace.expert_output});
       // A row each to another token's sum: any thread may add it.
       model_.pool().run(static_cast<int64_t>(rows), kAccumulateGrain, [&](int64_t first, int64_t end) {
         for (int64_t row = first; row < end; ++row) {

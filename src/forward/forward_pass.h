@@ -26,10 +26,10 @@ namespace drafthorse {
 // What one pass took and touched; for the depth policy and the statistics.
 struct PassStats {
   int64_t duration_ns = 0;
-  int64_t stall_ns = 0;            // of these, waiting for experts with nothing to compute
-  int64_t expert_uses = 0;         // (token, expert) pairs
-  int64_t distinct_experts = 0;    // (layer, expert) pairs
-  int64_t missing_experts = 0;     // of these, not resident when demanded
+  int64_t stall_ns = 0;          // of these, waiting for experts with nothing to compute
+  int64_t expert_uses = 0;       // (token, expert) pairs
+  int64_t distinct_experts = 0;  // (layer, expert) pairs
+  int64_t missing_experts = 0;   // of these, not resident when demanded
   // For a window: how many distinct and how many missing experts its first m tokens alone would have had.
   std::vector<int64_t> distinct_by_prefix;  // [window], index m - 1
   std::vector<int64_t> missing_by_prefix;
@@ -44,11 +44,10 @@ class ForwardPass {
   // tokens (at most max_window) are in workspace.logits, the first wanted one in column 0.
   // progress(tokens done, tokens in all) is called between layers of long runs.
   // On error (a read that stays broken, kInterrupted) the KV cache's length is what it was.
-  Status run(std::span<const int32_t> tokens, int32_t logits_wanted,
-             const std::function<void(double)>& progress = {});
+  Status run(std::span<const int32_t> tokens, int32_t logits_wanted, const std::function<void(double)>& progress = {});
 
-  // Of the last run (of a long one its last part): how many distinct experts, over all layers, windows of 1, 2, .. most tokens used on average. As
-  // long as the run allows; empty for a dense model.
+  // Of the last run (of a long one its last part): how many distinct experts, over all layers, windows of 1, 2, .. most
+  // tokens used on average. As long as the run allows; empty for a dense model.
   std::vector<double> distinct_by_window(int32_t most) const;
 
   std::span<const float> logits(int32_t column) const;  // [n_vocab]
@@ -61,8 +60,7 @@ class ForwardPass {
   void record_prompt() { record_committed(chunk_tokens_); }
 
  private:
-  Status run_chunk(std::span<const int32_t> tokens, int32_t logits_wanted,
-                   const std::function<void(double)>& progress);
+  Status run_chunk(std::span<const int32_t> tokens, int32_t logits_wanted, const std::function<void(double)>& progress);
   void route(LayerId layer, int32_t count);
   void note_prefixes(LayerId layer, int32_t count);
   Status experts_by_arrival(LayerId layer, int32_t count);
@@ -78,10 +76,10 @@ class ForwardPass {
   PassStats stats_;
   int32_t chunk_tokens_ = 0;  // tokens that routes_ holds
 
-  std::vector<std::vector<RoutedExpert>> routes_;   // by layer: [tokens * n_expert_used]
-  std::vector<std::vector<int32_t>> tokens_of_;     // by expert: tokens of the present layer routed to it
-  std::vector<ExpertId> union_;                     // experts with tokens, by id
-  std::vector<int32_t> first_row_of_;               // by expert, in arrival order's row table
+  std::vector<std::vector<RoutedExpert>> routes_;  // by layer: [tokens * n_expert_used]
+  std::vector<std::vector<int32_t>> tokens_of_;    // by expert: tokens of the present layer routed to it
+  std::vector<ExpertId> union_;                    // experts with tokens, by id
+  std::vector<int32_t> first_row_of_;              // by expert, in arrival order's row table
   std::vector<int32_t> token_of_row_;
   std::vector<ops::ExpertWork> work_;
 };

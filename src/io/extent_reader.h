@@ -73,7 +73,7 @@ class ExtentReader {
   // read completes (not necessarily a job), unless nothing is in flight.
   void poll(bool wait, std::vector<Finished>& finished);
 
-  uint64_t bytes_read() const { return bytes_read_; }        // delivered so far, padding to blocks included
+  uint64_t bytes_read() const { return bytes_read_; }  // delivered so far, padding to blocks included
   uint64_t retries() const { return retries_; }
   uint64_t background_bytes_in_flight() const { return background_in_flight_; }
 
@@ -86,7 +86,7 @@ class ExtentReader {
     uint32_t needed_bytes = 0;  // of these, what must arrive: less than bytes at the end of the file
     std::byte* destination = nullptr;
     int attempts = 0;
-    bool background = false;    // counted in background_in_flight_ while in flight
+    bool background = false;  // counted in background_in_flight_ while in flight
   };
   struct Job {
     ReadPriority priority = ReadPriority::kDemand;
@@ -106,7 +106,7 @@ class ExtentReader {
   ReadQueue& queue_;
   uint64_t background_limit_;
   std::array<std::deque<Piece>, kReadPriorities> pending_;
-  std::vector<Piece> in_flight_;       // by tag
+  std::vector<Piece> in_flight_;  // by tag
   std::vector<uint32_t> free_tags_;
   std::unordered_map<JobId, Job> jobs_;
   std::vector<Finished> finished_;

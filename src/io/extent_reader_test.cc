@@ -26,7 +26,8 @@ constexpr std::byte kUntouched{0x5c};
 class Destination {
  public:
   explicit Destination(const FileExtent& extent)
-      : extent_(extent), bytes_(widen(extent).bytes() + kBlock),
+      : extent_(extent),
+        bytes_(widen(extent).bytes() + kBlock),
         memory_(static_cast<std::byte*>(std::aligned_alloc(kBlock, bytes_))) {
     paint();
   }
@@ -34,7 +35,9 @@ class Destination {
   ExtentRead read() const { return {extent_, memory_.get()}; }
   const std::byte* begin() const { return memory_.get(); }
   const std::byte* end() const { return memory_.get() + bytes_; }
-  bool untouched() const { return std::all_of(begin(), end(), [](std::byte b) { return b == kUntouched; }); }
+  bool untouched() const {
+    return std::all_of(begin(), end(), [](std::byte b) { return b == kUntouched; });
+  }
   bool holds(const Contents& contents) const {
     const std::byte* expected = contents[static_cast<size_t>(extent_.file)].data() + extent_.offset;
     return std::memcmp(begin() + widen(extent_).payload, expected, extent_.bytes) == 0 &&
@@ -83,7 +86,7 @@ class SpyQueue final : public ReadQueue {
 
 struct Reading {
   explicit Reading(const std::vector<uint64_t>& file_bytes, const FakeStorageOptions& storage = {},
-                 uint64_t background_bytes = kBackgroundBytesInFlight, size_t capacity = kReadQueueCapacity) {
+                   uint64_t background_bytes = kBackgroundBytesInFlight, size_t capacity = kReadQueueCapacity) {
     std::mt19937_64 random(storage.seed + 17);
     std::vector<std::string> paths;
     for (const uint64_t bytes : file_bytes) {
@@ -156,10 +159,17 @@ TEST(ExtentReader, ReadsWhatTheExtentsSay) {
       offset = std::min(offset, size - 1);
       uint64_t bytes = 0;
       switch (random() % 4) {
-        case 0: bytes = size - offset; break;  // to the end of the file
-        case 1: bytes = near(random, borders[random() % 4]); break;
-        case 2: bytes = 1 + random() % 100; break;
-        default: bytes = near(random, align_up(offset + kBlock, kBlock) - offset);
+        case 0:
+          bytes = size - offset;
+          break;  // to the end of the file
+        case 1:
+          bytes = near(random, borders[random() % 4]);
+          break;
+        case 2:
+          bytes = 1 + random() % 100;
+          break;
+        default:
+          bytes = near(random, align_up(offset + kBlock, kBlock) - offset);
       }
       return FileExtent{file, offset, std::min(bytes, size - offset)};
     };

@@ -24,8 +24,8 @@ class FileSet {
   size_t size() const { return files_.size(); }
   const std::string& path(int file) const { return files_[static_cast<size_t>(file)].path; }
   uint64_t bytes(int file) const { return files_[static_cast<size_t>(file)].bytes; }  // when it was opened
-  int fd(int file) const;           // the O_DIRECT one where there is one
-  int buffered_fd(int file) const;  // always through the page cache
+  int fd(int file) const;                  // the O_DIRECT one where there is one
+  int buffered_fd(int file) const;         // always through the page cache
   bool direct() const { return direct_; }  // O_DIRECT works for all files (probed by a read)
 
  private:

@@ -187,8 +187,8 @@ Status read_metadata(GgufReader& reader, uint64_t n_keys, GgufFile& file) {
     std::string key;
     RETURN_IF_ERROR(reader.read_string(key, kMaxKeyBytes, fmt::format("metadata key {}", i)));
     if (key.empty() || !is_plain_name(key)) {
-      return reader.damaged(
-          fmt::format("metadata key {} ('{}') is empty or holds something else than printable ASCII", i, printable(key)));
+      return reader.damaged(fmt::format("metadata key {} ('{}') is empty or holds something else than printable ASCII",
+                                        i, printable(key)));
     }
     uint32_t type = 0;
     const std::string what = fmt::format("metadata '{}'", printable(key));
@@ -218,7 +218,8 @@ Status read_tensor_name(GgufReader& reader, uint64_t number, TensorInfo& tensor)
   RETURN_IF_ERROR(reader.read_string(tensor.name, GGML_MAX_NAME - 1, fmt::format("the name of tensor {}", number)));
   if (tensor.name.empty() || !is_plain_name(tensor.name)) {
     return reader.damaged(
-        fmt::format("the name of tensor {} ('{}') is empty or holds something else than printable ASCII", number, printable(tensor.name)));
+        fmt::format("the name of tensor {} ('{}') is empty or holds something else than printable ASCII", number,
+                    printable(tensor.name)));
   }
   return {};
 }

@@ -56,27 +56,28 @@ inline constexpr size_t kReadQueueCapacity = 64;
 Result<std::unique_ptr<ReadQueue>> make_uring_queue(const FileSet& files, size_t capacity = kReadQueueCapacity);
 
 // pread(2) on `threads` threads of its own, for where io_uring is missing.
-std::unique_ptr<ReadQueue> make_pread_queue(const FileSet& files, int threads = 8, size_t capacity = kReadQueueCapacity);
+std::unique_ptr<ReadQueue> make_pread_queue(const FileSet& files, int threads = 8,
+                                            size_t capacity = kReadQueueCapacity);
 
 // Storage for tests: serves from memory, in virtual time, with seeded latency, reordering and faults. reap(wait)
 // advances the clock to the next completion; reap(no wait) brings what is due at the clock's present time.
 struct FakeStorageOptions {
   uint64_t seed = 1;
-  int64_t latency_ns = 100'000;               // per request, +- half of it
-  double bytes_per_s = 1e9;                   // shared by all requests in flight
-  double failure_probability = 0;             // completes with EIO
-  double short_read_probability = 0;          // completes with fewer bytes than asked
-  int64_t fail_request_number = -1;           // this one (counted from 0) fails with EIO, and only this one
-  int64_t fail_from_request_number = -1;      // this one and all after it fail
+  int64_t latency_ns = 100'000;           // per request, +- half of it
+  double bytes_per_s = 1e9;               // shared by all requests in flight
+  double failure_probability = 0;         // completes with EIO
+  double short_read_probability = 0;      // completes with fewer bytes than asked
+  int64_t fail_request_number = -1;       // this one (counted from 0) fails with EIO, and only this one
+  int64_t fail_from_request_number = -1;  // this one and all after it fail
 };
 std::unique_ptr<ReadQueue> make_fake_queue(std::vector<std::vector<std::byte>> files, VirtualClock& clock,
                                            FakeStorageOptions options, size_t capacity = kReadQueueCapacity);
 
 // Wraps a queue and injects faults at numbered requests, for end-to-end tests over real files.
 struct InjectedFaults {
-  int64_t fail_at = -1;     // request number that completes with EIO
-  int64_t fail_count = 1;   // and how many fail from there on, -1: all
-  int64_t short_at = -1;    // request number that returns half of its bytes
+  int64_t fail_at = -1;    // request number that completes with EIO
+  int64_t fail_count = 1;  // and how many fail from there on, -1: all
+  int64_t short_at = -1;   // request number that returns half of its bytes
 };
 std::unique_ptr<ReadQueue> make_fault_injecting_queue(std::unique_ptr<ReadQueue> inner, InjectedFaults faults);
 

@@ -43,10 +43,12 @@ class Reader {
 
 Status check_consistency(const Reader& reader, const ModelConfig& config) {
   if (config.n_head % config.n_head_kv != 0) {
-    return reader.error(fmt::format("{} query heads do not divide over {} key/value heads", config.n_head, config.n_head_kv));
+    return reader.error(
+        fmt::format("{} query heads do not divide over {} key/value heads", config.n_head, config.n_head_kv));
   }
   if (config.head_dim > ops::kMaxHeadDim) {
-    return reader.error(fmt::format("heads of {} elements are wider than the {} supported", config.head_dim, ops::kMaxHeadDim));
+    return reader.error(
+        fmt::format("heads of {} elements are wider than the {} supported", config.head_dim, ops::kMaxHeadDim));
   }
   if (config.rope_dims < 2 || config.rope_dims > config.head_dim || config.rope_dims % 2 != 0) {
     return reader.error(fmt::format("rotary dimensions {} do not fit heads of {}", config.rope_dims, config.head_dim));
@@ -55,7 +57,8 @@ Status check_consistency(const Reader& reader, const ModelConfig& config) {
     return reader.error(fmt::format("{} experts are more than the {} supported", config.n_expert, kMostExperts));
   }
   if (config.is_moe() && (config.n_expert_used < 1 || config.n_expert_used > config.n_expert)) {
-    return reader.error(fmt::format("{} of {} experts per token makes no sense", config.n_expert_used, config.n_expert));
+    return reader.error(
+        fmt::format("{} of {} experts per token makes no sense", config.n_expert_used, config.n_expert));
   }
   if (!(config.rms_epsilon > 0) || !(config.rope_base > 0) || !(config.rope_frequency_scale > 0)) {
     return reader.error("norm epsilon, rotary base and scale must be positive");
@@ -79,17 +82,19 @@ Result<ModelConfig> read_model_config(const GgufIndex& index) {
   ASSIGN_OR_RETURN(config.n_layer, reader.dimension(prefix + "block_count"));
   // Before anything is sized by it.
   if (static_cast<size_t>(config.n_layer) > index.tensors().size()) {
-    return reader.error(fmt::format("{} layers but only {} tensors; the file is damaged", config.n_layer,
-                                    index.tensors().size()));
+    return reader.error(
+        fmt::format("{} layers but only {} tensors; the file is damaged", config.n_layer, index.tensors().size()));
   }
   ASSIGN_OR_RETURN(config.n_embd, reader.dimension(prefix + "embedding_length"));
   ASSIGN_OR_RETURN(config.n_head, reader.dimension(prefix + "attention.head_count"));
   ASSIGN_OR_RETURN(config.n_head_kv, reader.dimension_or(prefix + "attention.head_count_kv", config.n_head));
   if (config.n_head_kv < 1) return reader.error("a model without key/value heads");
-  ASSIGN_OR_RETURN(config.head_dim, reader.dimension_or(prefix + "attention.key_length", config.n_embd / config.n_head));
+  ASSIGN_OR_RETURN(config.head_dim,
+                   reader.dimension_or(prefix + "attention.key_length", config.n_embd / config.n_head));
   ASSIGN_OR_RETURN(const int32_t value_dim, reader.dimension_or(prefix + "attention.value_length", config.head_dim));
   if (config.head_dim < 1 || value_dim != config.head_dim) {
-    return reader.error(fmt::format("keys of {} and values of {} elements are not supported", config.head_dim, value_dim));
+    return reader.error(
+        fmt::format("keys of {} and values of {} elements are not supported", config.head_dim, value_dim));
   }
   ASSIGN_OR_RETURN(config.n_ff, reader.dimension(prefix + "feed_forward_length"));
   ASSIGN_OR_RETURN(config.n_expert, reader.dimension_or(prefix + "expert_count", 0));

@@ -13,12 +13,12 @@ struct ModelConfig {
   std::string architecture;
   std::string name;
   int32_t n_layer = 0;
-  int32_t n_embd = 0;       // width of the residual stream
-  int32_t n_head = 0;       // query heads
-  int32_t n_head_kv = 0;    // key/value heads; divides n_head
-  int32_t head_dim = 0;     // of queries, keys and values alike
-  int32_t n_ff = 0;         // rows of a dense FFN, or of one expert
-  int32_t n_expert = 0;     // routed experts per layer, 0: dense
+  int32_t n_embd = 0;     // width of the residual stream
+  int32_t n_head = 0;     // query heads
+  int32_t n_head_kv = 0;  // key/value heads; divides n_head
+  int32_t head_dim = 0;   // of queries, keys and values alike
+  int32_t n_ff = 0;       // rows of a dense FFN, or of one expert
+  int32_t n_expert = 0;   // routed experts per layer, 0: dense
   int32_t n_expert_used = 0;
   int32_t n_vocab = 0;
   int32_t context_trained = 0;  // tokens

@@ -2,8 +2,6 @@
 
 namespace drafthorse {
 
-const Family* find_family(const std::string& architecture) {
-  return architecture == "llama" ? &kLlamaFamily : nullptr;
-}
+const Family* find_family(const std::string& architecture) { return architecture == "llama" ? &kLlamaFamily : nullptr; }
 
 }  // namespace drafthorse

@@ -8,8 +8,9 @@ namespace {
 constexpr uint64_t kRowAlignment = 64;
 
 uint64_t tensor_bytes(const ModelConfig& config, int32_t context) {
-  return align_up(ggml_row_size(GGML_TYPE_F16, int64_t{config.head_dim} * config.n_head_kv) * static_cast<uint64_t>(context),
-                  kRowAlignment);
+  return align_up(
+      ggml_row_size(GGML_TYPE_F16, int64_t{config.head_dim} * config.n_head_kv) * static_cast<uint64_t>(context),
+      kRowAlignment);
 }
 
 }  // namespace

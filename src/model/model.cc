@@ -91,8 +91,8 @@ Status Model::load(const FileSet& files, ReadQueue& queue, const std::function<v
 }
 
 void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
-  const uint64_t graphs = static_cast<uint64_t>(kept_window()) * static_cast<uint64_t>(config_.n_layer) *
-                          graph_context_bytes();
+  const uint64_t graphs =
+      static_cast<uint64_t>(kept_window()) * static_cast<uint64_t>(config_.n_layer) * graph_context_bytes();
   // A pass's routing: an expert and a weight per (layer, token, rank), and the tokens of each expert.
   const uint64_t routing = static_cast<uint64_t>(options_.workspace.columns) *
                            static_cast<uint64_t>(config_.n_expert_used) *
@@ -107,7 +107,8 @@ ggml_tensor* Model::column_view(Graph& graph, ggml_type type, const void* base, 
                                 int32_t count) const {
   ggml_tensor* tensor = width == 1 ? ggml_new_tensor_1d(graph.context, type, count)
                                    : ggml_new_tensor_2d(graph.context, type, width, count);
-  workspace_.buffer().place(tensor, workspace_.offset_of(base) + ggml_row_size(type, width) * static_cast<uint64_t>(first));
+  workspace_.buffer().place(tensor,
+                            workspace_.offset_of(base) + ggml_row_size(type, width) * static_cast<uint64_t>(first));
   return tensor;
 }
 

@@ -29,7 +29,7 @@ namespace drafthorse {
 inline constexpr int32_t kStageTokens = 256;
 
 struct ModelOptions {
-  int32_t context = 0;     // positions of the KV cache
+  int32_t context = 0;  // positions of the KV cache
   WorkspaceShape workspace;
 };
 

@@ -15,7 +15,9 @@ void route_token(std::span<const float> logits, const ModelConfig& config, std::
   std::vector<int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   // A damaged weight can make a logit NaN, which no order holds: it ranks last.
-  const auto rank = [&](int32_t e) { return std::isnan(logits[e]) ? -std::numeric_limits<float>::infinity() : logits[e]; };
+  const auto rank = [&](int32_t e) {
+    return std::isnan(logits[e]) ? -std::numeric_limits<float>::infinity() : logits[e];
+  };
   const auto larger = [&](int32_t a, int32_t b) { return rank(a) != rank(b) ? rank(a) > rank(b) : a < b; };
   std::partial_sort(order.begin(), order.begin() + config.n_expert_used, order.end(), larger);
 

@@ -48,11 +48,12 @@ Tokenizer::~Tokenizer() {
 std::vector<int32_t> Tokenizer::tokenize(std::string_view text) const {
   std::vector<int32_t> tokens(text.size() + 8);
   const auto length = static_cast<int32_t>(text.size());
-  int32_t count = llama_tokenize(vocab_, text.data(), length, tokens.data(), static_cast<int32_t>(tokens.size()), true,
-                                 false);
+  int32_t count =
+      llama_tokenize(vocab_, text.data(), length, tokens.data(), static_cast<int32_t>(tokens.size()), true, false);
   if (count < 0) {
     tokens.resize(static_cast<size_t>(-count));
-    count = llama_tokenize(vocab_, text.data(), length, tokens.data(), static_cast<int32_t>(tokens.size()), true, false);
+    count =
+        llama_tokenize(vocab_, text.data(), length, tokens.data(), static_cast<int32_t>(tokens.size()), true, false);
   }
   CHECK(count >= 0);
   tokens.resize(static_cast<size_t>(count));

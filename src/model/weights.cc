@@ -148,9 +148,10 @@ Status WeightDeclarations::finish() {
   const std::unordered_set<const TensorInfo*> used(used_.begin(), used_.end());
   for (const TensorInfo& info : index_.tensors()) {
     if (!used.contains(&info)) {
-      fail(fmt::format("tensor '{}' is not part of this architecture as drafthorse knows it; leaving it out would "
-                       "change the text",
-                       info.name));
+      fail(
+          fmt::format("tensor '{}' is not part of this architecture as drafthorse knows it; leaving it out would "
+                      "change the text",
+                      info.name));
     }
   }
   return status_;

@@ -18,20 +18,20 @@ namespace drafthorse {
 
 // One transformer layer. Weights are [columns = inputs, rows = outputs]; nullptr where the model has none.
 struct LayerWeights {
-  ggml_tensor* attention_norm = nullptr;   // [n_embd]
-  ggml_tensor* q = nullptr;                // [n_embd, head_dim * n_head]
-  ggml_tensor* k = nullptr;                // [n_embd, head_dim * n_head_kv]
-  ggml_tensor* v = nullptr;                // [n_embd, head_dim * n_head_kv]
-  ggml_tensor* attention_out = nullptr;    // [head_dim * n_head, n_embd]
-  ggml_tensor* q_bias = nullptr;           // [head_dim * n_head]
-  ggml_tensor* k_bias = nullptr;           // [head_dim * n_head_kv]
-  ggml_tensor* v_bias = nullptr;           // [head_dim * n_head_kv]
+  ggml_tensor* attention_norm = nullptr;      // [n_embd]
+  ggml_tensor* q = nullptr;                   // [n_embd, head_dim * n_head]
+  ggml_tensor* k = nullptr;                   // [n_embd, head_dim * n_head_kv]
+  ggml_tensor* v = nullptr;                   // [n_embd, head_dim * n_head_kv]
+  ggml_tensor* attention_out = nullptr;       // [head_dim * n_head, n_embd]
+  ggml_tensor* q_bias = nullptr;              // [head_dim * n_head]
+  ggml_tensor* k_bias = nullptr;              // [head_dim * n_head_kv]
+  ggml_tensor* v_bias = nullptr;              // [head_dim * n_head_kv]
   ggml_tensor* attention_out_bias = nullptr;  // [n_embd]
-  ggml_tensor* ffn_norm = nullptr;         // [n_embd]
-  ggml_tensor* router = nullptr;           // [n_embd, n_expert]; a layer has a router or a dense FFN
-  ggml_tensor* gate = nullptr;             // [n_embd, n_ff]
-  ggml_tensor* up = nullptr;               // [n_embd, n_ff]
-  ggml_tensor* down = nullptr;             // [n_ff, n_embd]
+  ggml_tensor* ffn_norm = nullptr;            // [n_embd]
+  ggml_tensor* router = nullptr;              // [n_embd, n_expert]; a layer has a router or a dense FFN
+  ggml_tensor* gate = nullptr;                // [n_embd, n_ff]
+  ggml_tensor* up = nullptr;                  // [n_embd, n_ff]
+  ggml_tensor* down = nullptr;                // [n_ff, n_embd]
 };
 
 struct ModelWeights {

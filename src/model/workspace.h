@@ -29,19 +29,19 @@ class Workspace {
   const DeviceBuffer& buffer() const { return buffer_; }
   uint64_t offset_of(const void* pointer) const { return static_cast<const std::byte*>(pointer) - buffer_.data(); }
 
-  int32_t* tokens = nullptr;           // [columns]
-  int32_t* positions = nullptr;        // [columns]
-  int64_t* kv_rows = nullptr;          // [columns] where each token's key and value go
-  float* residual = nullptr;           // [n_embd, columns]
-  std::byte* ffn_input = nullptr;      // [ffn_input_row_bytes, columns], quantised for the experts' gate and up
-  size_t ffn_input_row_bytes = 0;      // room per token; a layer uses as much as its types need, from the row's start
-  float* router_logits = nullptr;      // [n_expert, columns]
-  float* expert_sum = nullptr;         // [n_embd, columns]
-  float* expert_hidden = nullptr;      // [n_ff, expert_rows]
+  int32_t* tokens = nullptr;       // [columns]
+  int32_t* positions = nullptr;    // [columns]
+  int64_t* kv_rows = nullptr;      // [columns] where each token's key and value go
+  float* residual = nullptr;       // [n_embd, columns]
+  std::byte* ffn_input = nullptr;  // [ffn_input_row_bytes, columns], quantised for the experts' gate and up
+  size_t ffn_input_row_bytes = 0;  // room per token; a layer uses as much as its types need, from the row's start
+  float* router_logits = nullptr;  // [n_expert, columns]
+  float* expert_sum = nullptr;     // [n_embd, columns]
+  float* expert_hidden = nullptr;  // [n_ff, expert_rows]
   std::byte* expert_hidden_quantized = nullptr;  // [.., expert_rows]
-  float* expert_output = nullptr;      // [n_embd, expert_rows]
-  int32_t expert_rows = 0;             // at least max_window * n_expert_used
-  float* logits = nullptr;             // [n_vocab, max_window]
+  float* expert_output = nullptr;                // [n_embd, expert_rows]
+  int32_t expert_rows = 0;                       // at least max_window * n_expert_used
+  float* logits = nullptr;                       // [n_vocab, max_window]
 
  private:
   DeviceBuffer buffer_;

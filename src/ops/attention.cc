@@ -14,7 +14,7 @@ namespace drafthorse::ops {
 namespace {
 
 constexpr int64_t kLeastWork = 262144;  // multiplications worth handing to another thread
-constexpr int64_t kTile = 64;  // keys per tile, at positions that are multiples of it
+constexpr int64_t kTile = 64;           // keys per tile, at positions that are multiples of it
 
 void attention_node(ggml_tensor* destination, int, int, void* userdata) {
   const auto& node = *static_cast<const AttentionNode*>(userdata);
@@ -33,8 +33,8 @@ void attention_node(ggml_tensor* destination, int, int, void* userdata) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t head = item / n;
       const int64_t token = item % n;
-      const auto* query = reinterpret_cast<const float*>(static_cast<const std::byte*>(q->data) + head * q->nb[1] +
-                                                         token * q->nb[2]);
+      const auto* query =
+          reinterpret_cast<const float*>(static_cast<const std::byte*>(q->data) + head * q->nb[1] + token * q->nb[2]);
       const int64_t kv_offset = head / group * head_dim;
       attend(query, static_cast<const ggml_fp16_t*>(k->data) + kv_offset,
              static_cast<const ggml_fp16_t*>(v->data) + kv_offset, row_stride, positions[token] + 1, head_dim,

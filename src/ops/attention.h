@@ -18,7 +18,7 @@ struct AttentionShape {
   int64_t head_dim = 0;  // elements per head, of keys and values alike; at most kMaxHeadDim
   int64_t n_head = 0;    // query heads; query head h reads KV head h / (n_head / n_head_kv)
   int64_t n_head_kv = 0;
-  float scale = 1;       // of the scores, usually 1 / sqrt(head_dim)
+  float scale = 1;  // of the scores, usually 1 / sqrt(head_dim)
 };
 
 // What an attention node keeps. Must outlive the graph.

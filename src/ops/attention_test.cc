@@ -37,10 +37,15 @@ std::vector<ggml_fp16_t> to_f16(const std::vector<float>& values) {
 
 struct Inputs {
   Inputs(const Shape& of, int64_t cache_rows, int64_t n_tokens, uint64_t seed)
-      : shape(of), context(cache_rows), tokens(n_tokens), random(seed),
+      : shape(of),
+        context(cache_rows),
+        tokens(n_tokens),
+        random(seed),
         q(f16_floats(static_cast<size_t>(of.head_dim * of.n_head * n_tokens), random)),
         k(f16_floats(static_cast<size_t>(of.head_dim * of.n_head_kv * cache_rows), random)),
-        v(f16_floats(k.size(), random)), k16(to_f16(k)), v16(to_f16(v)) {}
+        v(f16_floats(k.size(), random)),
+        k16(to_f16(k)),
+        v16(to_f16(v)) {}
 
   int64_t kv_width() const { return shape.head_dim * shape.n_head_kv; }
   int64_t width() const { return shape.head_dim * shape.n_head; }

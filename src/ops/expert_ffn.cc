@@ -57,7 +57,8 @@ void run_experts(const ExpertBatch& batch, WorkerPool& pool) {
   for_each_part(batch, n_embd, grain_for(batch, shape.down, pool.threads()), pool,
                 [&](const ExpertWork& work, int64_t begin, int64_t end) {
                   linear_rows(work.weights.down, {batch.hidden_quantized + work.row_begin * row_bytes, row_bytes},
-                              work.row_end - work.row_begin, batch.output + work.row_begin * n_embd, n_embd, begin, end);
+                              work.row_end - work.row_begin, batch.output + work.row_begin * n_embd, n_embd, begin,
+                              end);
                 });
 }
 

@@ -32,7 +32,8 @@ struct Experts {
       for (int32_t t = 0; t < n_tokens; ++t) {
         if (random() % 3 != 0) token_of_row.push_back(t);
       }
-      work.push_back({{gate.back().matrix, up.back().matrix, down.back().matrix}, first,
+      work.push_back({{gate.back().matrix, up.back().matrix, down.back().matrix},
+                      first,
                       static_cast<int32_t>(token_of_row.size())});
     }
     xq = quantized_rows(x, embd, activation_type(types.gate_up));
@@ -85,7 +86,8 @@ TEST_P(ExpertFfnTest, MatchesTheReference) {
           hidden[r] = static_cast<float>(open * up.value);
           deviation[r] = std::hypot(1.1 * gate.deviation * std::abs(up.value), open * up.deviation);
         }
-        const std::vector<double> hidden_rounding = rounding_of(hidden.data(), experts.n_ff, activation_type(types.down));
+        const std::vector<double> hidden_rounding =
+            rounding_of(hidden.data(), experts.n_ff, activation_type(types.down));
         for (int64_t r = 0; r < experts.n_embd; ++r) {
           const ReferenceDot expected = reference_dot(experts.down[e].row(r), hidden.data(), hidden_rounding);
           // The errors of the hidden values come on top of their rounding.

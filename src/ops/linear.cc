@@ -12,7 +12,7 @@ namespace {
 
 // Weight rows that stay in the cache while all tokens of the window pass over them.
 constexpr int64_t kRowBlock = 8;
-constexpr int64_t kTokenGrain = 8;     // tokens quantised per piece of work
+constexpr int64_t kTokenGrain = 8;      // tokens quantised per piece of work
 constexpr int64_t kLeastWork = 262144;  // multiplications below which handing out a piece costs more than it saves
 constexpr int64_t kPiecesPerThread = 8;
 
@@ -119,15 +119,13 @@ ggml_tensor* quantize(ggml_context* context, const NodeContext& nodes, ggml_tens
   CHECK(x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) && x->ne[2] == 1 && x->ne[3] == 1);
   ggml_tensor* args[] = {x};
   return ggml_custom_4d(context, GGML_TYPE_I8, static_cast<int64_t>(ggml_row_size(type, x->ne[0])), x->ne[1], 1, 1,
-                        args, 1, quantize_node, 1,
-                        const_cast<NodeContext::Quantization*>(&nodes.quantization(type)));
+                        args, 1, quantize_node, 1, const_cast<NodeContext::Quantization*>(&nodes.quantization(type)));
 }
 
 ggml_tensor* linear(ggml_context* context, const NodeContext& nodes, ggml_tensor* w, ggml_tensor* xq) {
   CHECK(static_cast<size_t>(xq->ne[0]) == ggml_row_size(activation_type(w->type), w->ne[0]));
   ggml_tensor* args[] = {w, xq};
-  return ggml_custom_4d(context, GGML_TYPE_F32, w->ne[1], xq->ne[1], 1, 1, args, 2, linear_node, 1,
-                        &nodes.pool());
+  return ggml_custom_4d(context, GGML_TYPE_F32, w->ne[1], xq->ne[1], 1, 1, args, 2, linear_node, 1, &nodes.pool());
 }
 
 ggml_tensor* gated_linear(ggml_context* context, const NodeContext& nodes, ggml_tensor* gate, ggml_tensor* up,

@@ -32,7 +32,8 @@ std::vector<float> run_linear(Compute& compute, const RandomMatrix& w, const std
   return graph.run(linear(graph.context(), nodes, weights, quantize(graph.context(), nodes, in, w.matrix.type)));
 }
 
-std::vector<float> run_gated(Compute& compute, const RandomMatrix& g, const RandomMatrix& u, const std::vector<float>& x) {
+std::vector<float> run_gated(Compute& compute, const RandomMatrix& g, const RandomMatrix& u,
+                             const std::vector<float>& x) {
   const NodeContext nodes(compute.pool());
   GraphRunner graph(compute);
   const int64_t tokens = static_cast<int64_t>(x.size()) / g.matrix.columns;
@@ -67,7 +68,8 @@ TEST_P(LinearTest, MatchesTheReference) {
         const std::vector<double> rounding = rounding_of(in, width, activation_type(type));
         for (int64_t r = 0; r < rows; ++r) {
           const ReferenceDot expected = reference_dot(w.row(r), in, rounding);
-          ASSERT_NEAR(y[t * rows + r], expected.value, kDeviations * expected.deviation) << "row " << r << " token " << t;
+          ASSERT_NEAR(y[t * rows + r], expected.value, kDeviations * expected.deviation)
+              << "row " << r << " token " << t;
         }
       }
     }

@@ -25,7 +25,8 @@ class RotatingMatrix {
  public:
   RotatingMatrix(ggml_type type, int64_t columns, int64_t rows, uint64_t bytes, std::mt19937_64& random)
       : original_(type, columns, rows, random, 1 / std::sqrt(static_cast<float>(columns))),
-        copies_((bytes + original_.data.size() - 1) / original_.data.size()), memory_(copies_ * original_.data.size()) {
+        copies_((bytes + original_.data.size() - 1) / original_.data.size()),
+        memory_(copies_ * original_.data.size()) {
     for (size_t i = 0; i < copies_; ++i) {
       std::memcpy(memory_.data() + i * original_.data.size(), original_.data.data(), original_.data.size());
     }
@@ -56,9 +57,8 @@ void bench_linear(benchmark::State& state, ggml_type type, int64_t tokens, int t
   std::vector<float> y(static_cast<size_t>(rows * tokens));
   for (auto _ : state) {
     const WeightMatrix w = weights.next();
-    pool.run(rows, row_grain(rows, columns * tokens, threads), [&](int64_t begin, int64_t end) {
-      linear_rows(w, in, tokens, y.data(), rows, begin, end);
-    });
+    pool.run(rows, row_grain(rows, columns * tokens, threads),
+             [&](int64_t begin, int64_t end) { linear_rows(w, in, tokens, y.data(), rows, begin, end); });
     benchmark::DoNotOptimize(y.data());
   }
   state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(weights.bytes()));
@@ -85,8 +85,13 @@ void bench_experts(benchmark::State& state, ggml_type type, int32_t tokens, int 
     for (int32_t e = 0; e < kExperts; ++e) {
       work[e] = {{gate_up.next(), gate_up.next(), down.next()}, e * tokens, (e + 1) * tokens};
     }
-    run_experts({{xq.data(), ggml_row_size(activation_type(type), n_embd)}, token_of_row, work, hidden.data(),
-                 hidden_quantized.data(), output.data()}, pool);
+    run_experts({{xq.data(), ggml_row_size(activation_type(type), n_embd)},
+                 token_of_row,
+                 work,
+                 hidden.data(),
+                 hidden_quantized.data(),
+                 output.data()},
+                pool);
     benchmark::DoNotOptimize(output.data());
   }
   state.SetBytesProcessed(state.iterations() * kExperts * static_cast<int64_t>(2 * gate_up.bytes() + down.bytes()));
@@ -97,7 +102,8 @@ void register_all() {
     const std::string type_name = ggml_type_name(type);
     for (const int threads : {1, 2}) {
       for (const int tokens : {1, 4, 16}) {
-        const std::string name = type_name + "/tokens:" + std::to_string(tokens) + "/threads:" + std::to_string(threads);
+        const std::string name =
+            type_name + "/tokens:" + std::to_string(tokens) + "/threads:" + std::to_string(threads);
         benchmark::RegisterBenchmark(("linear/" + name).c_str(), bench_linear, type, tokens, threads, kBeyondCaches)
             ->UseRealTime();
         benchmark::RegisterBenchmark(("experts/" + name).c_str(), bench_experts, type, tokens, threads, kBeyondCaches)

@@ -15,17 +15,17 @@ constexpr double kKeep = 0.9;             // of an average's weight, per sample:
 constexpr double kAcceptanceKeep = 0.97;  // per cycle: acceptance is noisy and changes slowly
 constexpr double kAcceptanceRest = 4;     // samples that what was seen of the first position never counts less than
 constexpr double kPriorAcceptance = 0.75;
-constexpr double kPriorWeight = 2;        // samples the prior counts for
-constexpr double kModelWeight = 1;        // samples the model counts for against measured cycles
-constexpr double kSwitchGain = 1.03;      // another depth must promise this much to be taken
-constexpr double kDraftGain = 1.06;       // drafting must promise this much: it reads more, and estimates are noisy
-constexpr double kLookShare = 0.015;      // of the time, to be spent on looking
-constexpr double kStepGrowth = 0.9;       // of the missing experts a token adds over those of the one before, unseen
+constexpr double kPriorWeight = 2;    // samples the prior counts for
+constexpr double kModelWeight = 1;    // samples the model counts for against measured cycles
+constexpr double kSwitchGain = 1.03;  // another depth must promise this much to be taken
+constexpr double kDraftGain = 1.06;   // drafting must promise this much: it reads more, and estimates are noisy
+constexpr double kLookShare = 0.015;  // of the time, to be spent on looking
+constexpr double kStepGrowth = 0.9;   // of the missing experts a token adds over those of the one before, unseen
 constexpr double kLeastStepGrowth = 0.5;
-constexpr int kReach = 4;                 // times the deepest window so far: the model is not believed farther out
-constexpr int kPrimedReach = 8;           // the same, where the prompt has shown agreement and growth
-constexpr int kPrimedFirst = 16;          // the deepest first draft then
-constexpr double kMostPromptWeight = 8;   // samples that the prompt's agreement counts for at most
+constexpr int kReach = 4;                // times the deepest window so far: the model is not believed farther out
+constexpr int kPrimedReach = 8;          // the same, where the prompt has shown agreement and growth
+constexpr int kPrimedFirst = 16;         // the deepest first draft then
+constexpr double kMostPromptWeight = 8;  // samples that the prompt's agreement counts for at most
 // The first cycles: two points of the compute line that cost little where drafting is of no use.
 constexpr int kOpening[] = {0, 2};
 
@@ -44,8 +44,10 @@ void DepthPolicy::Line::add(double window, double seconds, double keep) {
   ny = ny * keep + window * seconds;
   const double mean_n = n / weight;
   const double variance = nn / weight - mean_n * mean_n;
-  if (variance > 0.05) slope = (ny / weight - mean_n * y / weight) / variance;
-  else if (slope < 0) slope = 0.5 * y / n;  // one window size so far: take half of the time as proportional to it
+  if (variance > 0.05)
+    slope = (ny / weight - mean_n * y / weight) / variance;
+  else if (slope < 0)
+    slope = 0.5 * y / n;  // one window size so far: take half of the time as proportional to it
 }
 
 double DepthPolicy::Line::at(double window) const {
@@ -102,7 +104,8 @@ double DepthPolicy::missing(int window) const {
   int last = 0;
   for (; last < window && added_[last].weight > 0; ++last) total += step = added_[last].value;
   // Beyond the longest window seen, misses grow as the prompt's windows did.
-  if (last > 0 && distinct(last) > 0 && distinct(window) > 0) return total * std::max(1.0, distinct(window) / distinct(last));
+  if (last > 0 && distinct(last) > 0 && distinct(window) > 0)
+    return total * std::max(1.0, distinct(window) / distinct(last));
   // Else each token adds less than the one before, as it was so far.
   double growth = kStepGrowth;
   if (last > 1 && added_[0].value > 0) {
@@ -122,8 +125,8 @@ double DepthPolicy::expected_seconds(int depth) const {
 double DepthPolicy::rate(int depth) const { return expected_tokens(depth) / std::max(1e-9, expected_seconds(depth)); }
 
 int DepthPolicy::best_depth() const {
-  const int reach = std::min(max_depth_, !primed_ ? kReach * std::max(1, deepest_)
-                                                  : std::max(kPrimedFirst, kPrimedReach * deepest_));
+  const int reach =
+      std::min(max_depth_, !primed_ ? kReach * std::max(1, deepest_) : std::max(kPrimedFirst, kPrimedReach * deepest_));
   int best = 0;
   for (int depth = 1; depth <= reach; ++depth) {
     if (rate(depth) > rate(best)) best = depth;
@@ -133,13 +136,17 @@ int DepthPolicy::best_depth() const {
 
 int DepthPolicy::next_depth(int room) {
   const int best = best_depth();
-  if (rate(best) < kDraftGain * rate(0)) current_ = 0;
-  else if (current_ == 0 || rate(best) > kSwitchGain * rate(current_)) current_ = best;
+  if (rate(best) < kDraftGain * rate(0))
+    current_ = 0;
+  else if (current_ == 0 || rate(best) > kSwitchGain * rate(current_))
+    current_ = best;
   int depth = current_;
   // Where a depth is not run nothing is learnt of it, so what is believed of deeper windows is tried now and then.
   const int64_t opening = primed_ ? 1 : static_cast<int64_t>(std::size(kOpening));
-  if (cycles_ < opening) depth = kOpening[cycles_];
-  else if (debt_s_ == 0) depth = current_ == 0 ? 1 : 2 * current_;
+  if (cycles_ < opening)
+    depth = kOpening[cycles_];
+  else if (debt_s_ == 0)
+    depth = current_ == 0 ? 1 : 2 * current_;
   depth = std::min({depth, max_depth_, room});
   looking_ = cycles_ > 0 && depth > current_;
   rate_before_look_ = rate(current_);
@@ -166,16 +173,18 @@ void DepthPolicy::observe(const CycleObservation& cycle) {
   }
   if (before > 0) stall_per_missing_.add(cycle.stall_s / static_cast<double>(before), kKeep);
   const double took = cycle.draft_s + cycle.verify_s;
-  if (looking_) debt_s_ += std::max(0.0, took - (cycle.accepted + 1) / rate_before_look_);
-  else debt_s_ = std::max(0.0, debt_s_ - kLookShare * took);
+  if (looking_)
+    debt_s_ += std::max(0.0, took - (cycle.accepted + 1) / rate_before_look_);
+  else
+    debt_s_ = std::max(0.0, debt_s_ - kLookShare * took);
 }
 
 std::string DepthPolicy::explain() const {
   const int best = best_depth();
   if (best == 0) {
     const int small = std::min(2, max_depth_);
-    return fmt::format("depth 0: drafting {} would make {:.2f} tokens per cycle and run at {:.2f}x of not drafting", small,
-                       expected_tokens(small), rate(small) / rate(0));
+    return fmt::format("depth 0: drafting {} would make {:.2f} tokens per cycle and run at {:.2f}x of not drafting",
+                       small, expected_tokens(small), rate(small) / rate(0));
   }
   return fmt::format("depth {}: {:.1f} tokens per cycle, expected {:.2f}x of not drafting", best, expected_tokens(best),
                      rate(best) / rate(0));

@@ -21,17 +21,17 @@
 namespace drafthorse {
 
 struct CycleObservation {
-  int depth = 0;         // tokens drafted
-  int accepted = 0;      // of them
-  double draft_s = 0;    // all of drafting, catching up included
-  double verify_s = 0;   // all of verification
-  double stall_s = 0;    // of verify_s, waiting for experts
+  int depth = 0;                               // tokens drafted
+  int accepted = 0;                            // of them
+  double draft_s = 0;                          // all of drafting, catching up included
+  double verify_s = 0;                         // all of verification
+  double stall_s = 0;                          // of verify_s, waiting for experts
   std::span<const int64_t> missing_by_prefix;  // [depth + 1]; empty for a dense model
 };
 
 // What reading the prompt showed, before the first cycle.
 struct PromptObservation {
-  int agreed = 0;     // of `positions` prompt positions, how often draft and target chose the same next token
+  int agreed = 0;  // of `positions` prompt positions, how often draft and target chose the same next token
   int positions = 0;
   std::vector<double> distinct_by_window;  // distinct experts of windows of 1, 2, .. tokens; may be short or empty
 };
@@ -69,7 +69,7 @@ class DepthPolicy {
   };
   double missing(int window) const;
   double distinct(int window) const;  // by the prompt; 0 where it does not tell
-  double rate(int depth) const;  // expected tokens per second
+  double rate(int depth) const;       // expected tokens per second
 
   int max_depth_;
   std::vector<Average> acceptance_;  // by position
@@ -79,7 +79,7 @@ class DepthPolicy {
   Average stall_per_missing_;
   Line compute_;
   bool primed_ = false;
-  std::vector<double> distinct_;     // by window size - 1
+  std::vector<double> distinct_;  // by window size - 1
   int64_t cycles_ = 0;
   int current_ = 0;              // what seems best
   int deepest_ = 0;              // tried so far

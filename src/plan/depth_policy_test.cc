@@ -16,14 +16,14 @@ constexpr int kMaxDepth = 16;
 
 // What a cycle costs and brings, as it really is. Seconds; one token without drafting takes about 1.
 struct World {
-  double acceptance = 0.8;        // of the first drafted token
-  double acceptance_factor = 1;   // of each further one over the one before
-  double draft = 0.1;             // per token
-  double base = 0.9;              // compute of a window of n: base + slope * n
+  double acceptance = 0.8;       // of the first drafted token
+  double acceptance_factor = 1;  // of each further one over the one before
+  double draft = 0.1;            // per token
+  double base = 0.9;             // compute of a window of n: base + slope * n
   double slope = 0.1;
-  double missing = 0;             // experts the first token of a window misses
-  double missing_factor = 0.9;    // of each further one over the one before
-  double stall = 0;               // per missing expert
+  double missing = 0;           // experts the first token of a window misses
+  double missing_factor = 0.9;  // of each further one over the one before
+  double stall = 0;             // per missing expert
 
   double position_acceptance(int i) const { return acceptance * std::pow(acceptance_factor, i); }
   double added_missing(int i) const { return missing * std::pow(missing_factor, i); }
@@ -32,9 +32,7 @@ struct World {
     for (int i = 0; i < window; ++i) total += added_missing(i);
     return total;
   }
-  double seconds(int depth) const {
-    return depth * draft + base + slope * (depth + 1) + stall * missing_of(depth + 1);
-  }
+  double seconds(int depth) const { return depth * draft + base + slope * (depth + 1) + stall * missing_of(depth + 1); }
   double tokens(int depth) const {
     double total = 1;
     double reached = 1;
@@ -157,17 +155,18 @@ TEST_P(DepthPolicyRegimes, ComesCloseToTheBestFixedDepth) {
   EXPECT_GE(worst_against_none, 0.97);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Worlds, DepthPolicyRegimes,
-    ::testing::Values(Regime{"useless", kUseless, kUseless}, Regime{"useless_but_cheap", kUselessButCheap, kUselessButCheap},
-                      Regime{"useless_streaming", kUselessStreaming, kUselessStreaming},
-                      Regime{"great_streaming", kGreatStreaming, kGreatStreaming},
-                      Regime{"cheap_draft", kCheapDraft, kCheapDraft}, Regime{"middling", kMiddling, kMiddling},
-                      Regime{"fading", kFading, kFading}, Regime{"marginal", kMarginal, kMarginal},
-                      Regime{"acceptance_drops", kWorthIt, kNotWorthIt, 300, 800},
-                      Regime{"acceptance_rises", kNotWorthIt, kWorthIt, 300, 800},
-                      Regime{"streaming_drops", kGreatStreaming, kUselessStreaming, 300, 800}),
-    [](const auto& one) { return one.param.name; });
+INSTANTIATE_TEST_SUITE_P(Worlds, DepthPolicyRegimes,
+                         ::testing::Values(Regime{"useless", kUseless, kUseless},
+                                           Regime{"useless_but_cheap", kUselessButCheap, kUselessButCheap},
+                                           Regime{"useless_streaming", kUselessStreaming, kUselessStreaming},
+                                           Regime{"great_streaming", kGreatStreaming, kGreatStreaming},
+                                           Regime{"cheap_draft", kCheapDraft, kCheapDraft},
+                                           Regime{"middling", kMiddling, kMiddling}, Regime{"fading", kFading, kFading},
+                                           Regime{"marginal", kMarginal, kMarginal},
+                                           Regime{"acceptance_drops", kWorthIt, kNotWorthIt, 300, 800},
+                                           Regime{"acceptance_rises", kNotWorthIt, kWorthIt, 300, 800},
+                                           Regime{"streaming_drops", kGreatStreaming, kUselessStreaming, 300, 800}),
+                         [](const auto& one) { return one.param.name; });
 
 // What a prompt of 24 scored positions shows of a world.
 PromptObservation prompt_of(const World& world, uint64_t seed) {

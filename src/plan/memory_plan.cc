@@ -25,9 +25,8 @@ Result<MemoryPlan> plan_memory(const MemoryNeeds& needs, uint64_t budget_bytes) 
     const auto& entries = needs.fixed.entries();
     std::string largest;
     if (!entries.empty()) {
-      const auto most = std::max_element(entries.begin(), entries.end(), [](const auto& a, const auto& b) {
-        return a.bytes < b.bytes;
-      });
+      const auto most = std::max_element(entries.begin(), entries.end(),
+                                         [](const auto& a, const auto& b) { return a.bytes < b.bytes; });
       largest = fmt::format("; the largest part is {} with {}", most->tag, format_size(most->bytes));
     }
     const uint64_t named = align_up(plan.least_budget_bytes + kNamedSlack, kMiB);

@@ -9,9 +9,9 @@
 namespace drafthorse {
 
 struct MemoryNeeds {
-  MemoryLedger fixed;            // everything but the target's expert slots
-  uint64_t slot_bytes = 0;       // 0: a dense model
-  int total_experts = 0;         // more slots than that serve nothing
+  MemoryLedger fixed;       // everything but the target's expert slots
+  uint64_t slot_bytes = 0;  // 0: a dense model
+  int total_experts = 0;    // more slots than that serve nothing
   int least_slots = 0;
 };
 

@@ -111,8 +111,8 @@ Tokens* Faults::reference_ = nullptr;
 
 void expect_read_error(const Status& status, const std::string& what) {
   EXPECT_EQ(status.kind(), StatusKind::kRuntime) << what << ": " << status.message();
-  for (const std::string& part : {std::string(".gguf"), std::string("offset "), std::string("Input/output error"),
-                                  std::string("errno 5")}) {
+  for (const std::string& part :
+       {std::string(".gguf"), std::string("offset "), std::string("Input/output error"), std::string("errno 5")}) {
     EXPECT_NE(status.message().find(part), std::string::npos) << what << ": " << status.message();
   }
 }
@@ -250,8 +250,10 @@ TEST_F(ShrinkingFile, IsNoticed) {
       for (int64_t i = 0; i < kTokens && status.ok(); ++i) {
         if (i == 4) std::filesystem::resize_file(path_, rest);
         const Result<Tokens> step = session.decode_step();
-        if (step.ok()) tokens.insert(tokens.end(), step->begin(), step->end());
-        else status = step.status();
+        if (step.ok())
+          tokens.insert(tokens.end(), step->begin(), step->end());
+        else
+          status = step.status();
       }
       EXPECT_TRUE(is_prefix(tokens, *reference_));
       EXPECT_GE(tokens.size(), 4U);
@@ -347,8 +349,10 @@ TEST_F(Interrupt, DuringDecoding) {
         while (status.ok() && session.stop_reason() == StopReason::kNone) {
           if (static_cast<int>(tokens.size()) >= round) interrupter.now();
           const Result<Tokens> step = session.decode_step();
-          if (step.ok()) tokens.insert(tokens.end(), step->begin(), step->end());
-          else status = step.status();
+          if (step.ok())
+            tokens.insert(tokens.end(), step->begin(), step->end());
+          else
+            status = step.status();
         }
       }
       EXPECT_EQ(status.kind(), StatusKind::kInterrupted) << status.message();

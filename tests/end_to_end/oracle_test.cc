@@ -26,14 +26,14 @@ constexpr Tolerance kFloat = {2e-3, 0.05};
 constexpr Tolerance kBrainFloat = {1e-2, 0.05};
 constexpr Tolerance kQuantized = {2e-2, 0.2};
 
-constexpr double kErrorMargin = 4;      // RMS errors of its position that a margin must exceed to be decisive
-constexpr int32_t kTokens = 64;         // the oracle's own, after each prompt
+constexpr double kErrorMargin = 4;  // RMS errors of its position that a margin must exceed to be decisive
+constexpr int32_t kTokens = 64;     // the oracle's own, after each prompt
 
 struct Comparison {
   double relative_rms = 0;  // of the logits' difference, over all positions
   int positions = 0;
-  int excluded = 0;         // margin within kErrorMargin RMS errors of the logits
-  int different = 0;        // of the others, argmax differs
+  int excluded = 0;   // margin within kErrorMargin RMS errors of the logits
+  int different = 0;  // of the others, argmax differs
 };
 
 // Teacher-forced, each token a pass of its own.
@@ -53,7 +53,9 @@ Comparison compare(const Logits& ours, const Logits& theirs) {
   Comparison result;
   double error = 0;
   double power = 0;
-  const auto argmax = [](const std::vector<float>& row) { return std::max_element(row.begin(), row.end()) - row.begin(); };
+  const auto argmax = [](const std::vector<float>& row) {
+    return std::max_element(row.begin(), row.end()) - row.begin();
+  };
   for (size_t i = 0; i < theirs.size(); ++i) {
     double position_error = 0;
     for (size_t v = 0; v < theirs[i].size(); ++v) {
@@ -68,8 +70,10 @@ Comparison compare(const Logits& ours, const Logits& theirs) {
     std::vector<float> sorted = theirs[i];
     std::nth_element(sorted.begin(), sorted.begin() + 1, sorted.end(), std::greater<>());
     ++result.positions;
-    if (sorted[0] - sorted[1] <= kErrorMargin * rms) ++result.excluded;
-    else if (argmax(ours[i]) != argmax(theirs[i])) ++result.different;
+    if (sorted[0] - sorted[1] <= kErrorMargin * rms)
+      ++result.excluded;
+    else if (argmax(ours[i]) != argmax(theirs[i]))
+      ++result.different;
   }
   result.relative_rms = std::sqrt(error / power);
   return result;
@@ -126,7 +130,7 @@ struct TypeCase {
 };
 
 const TypeCase kTypes[] = {
-    {"F32", GGML_TYPE_F32, kFloat},      {"F16", GGML_TYPE_F16, kFloat},      {"BF16", GGML_TYPE_BF16, kBrainFloat},
+    {"F32", GGML_TYPE_F32, kFloat},       {"F16", GGML_TYPE_F16, kFloat},       {"BF16", GGML_TYPE_BF16, kBrainFloat},
     {"Q8_0", GGML_TYPE_Q8_0, kQuantized}, {"Q4_0", GGML_TYPE_Q4_0, kQuantized}, {"Q4_K", GGML_TYPE_Q4_K, kQuantized},
     {"Q6_K", GGML_TYPE_Q6_K, kQuantized},
 };
@@ -167,14 +171,21 @@ TEST(Oracle, EveryLayout) {
     return *path;
   };
   const std::string plain = write("plain", {.type = GGML_TYPE_F16, .tied_head = false});
-  expect_agreement("split in three", write("split", {.type = GGML_TYPE_F16, .tied_head = false, .n_shards = 3}), plain, kFloat);
-  expect_agreement("fused gate and up", write("fused", {.type = GGML_TYPE_F16, .fused_gate_up = true, .tied_head = false}), plain, kFloat);
-  expect_agreement("one tensor per expert", write("own", {.type = GGML_TYPE_F16, .separate_experts = true, .tied_head = false}), plain, kFloat);
-  expect_agreement("mixed types", write("mixed", {.type = GGML_TYPE_Q4_K, .mixed_types = true, .tied_head = false}), kQuantized);
+  expect_agreement("split in three", write("split", {.type = GGML_TYPE_F16, .tied_head = false, .n_shards = 3}), plain,
+                   kFloat);
+  expect_agreement("fused gate and up",
+                   write("fused", {.type = GGML_TYPE_F16, .fused_gate_up = true, .tied_head = false}), plain, kFloat);
+  expect_agreement("one tensor per expert",
+                   write("own", {.type = GGML_TYPE_F16, .separate_experts = true, .tied_head = false}), plain, kFloat);
+  expect_agreement("mixed types", write("mixed", {.type = GGML_TYPE_Q4_K, .mixed_types = true, .tied_head = false}),
+                   kQuantized);
   expect_agreement("tied head", write("tied", {.n_expert = 0, .type = GGML_TYPE_F16}), kFloat);
-  expect_agreement("frequency factors", write("freqs", {.type = GGML_TYPE_F16, .tied_head = false, .rope_freqs = true}), kFloat);
+  expect_agreement("frequency factors", write("freqs", {.type = GGML_TYPE_F16, .tied_head = false, .rope_freqs = true}),
+                   kFloat);
   expect_agreement("biases", write("bias", {.type = GGML_TYPE_F16, .tied_head = false, .qkv_bias = true}), kFloat);
-  expect_agreement("4 of 32 experts", write("many", {.n_expert = 32, .n_expert_used = 4, .type = GGML_TYPE_Q8_0, .tied_head = false}), kQuantized);
+  expect_agreement("4 of 32 experts",
+                   write("many", {.n_expert = 32, .n_expert_used = 4, .type = GGML_TYPE_Q8_0, .tied_head = false}),
+                   kQuantized);
 }
 
 }  // namespace

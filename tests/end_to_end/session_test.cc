@@ -167,8 +167,9 @@ TEST(Session, RefusesAbsurdHyperparametersAtOnce) {
 TEST(Session, SmallExpertCounts) {
   const TempDir folder;
   for (const auto& [experts, used] : {std::pair(1, 1), std::pair(3, 3), std::pair(4, 1)}) {
-    const std::string path = write(folder, "few.gguf", {.n_layer = 2, .n_ff = 256, .n_expert = experts,
-                                                        .n_expert_used = used, .tied_head = false});
+    const std::string path =
+        write(folder, "few.gguf",
+              {.n_layer = 2, .n_ff = 256, .n_expert = experts, .n_expert_used = used, .tied_head = false});
     const std::unique_ptr<Engine> plain = open(options_for(path, ""));
     const std::unique_ptr<Engine> drafted = open(options_for(path, path));
     const Tokens prompt = some_tokens(*plain, 30);

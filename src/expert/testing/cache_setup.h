@@ -53,7 +53,8 @@ class BreakableQueue final : public ReadQueue {
 struct CacheSetup {
   CacheSetup(const FakeExpertsOptions& options, int slots, const FakeStorageOptions& storage,
              std::string_view policy = kDefaultEviction)
-      : experts(options, storage.seed), files(experts.open_files()),
+      : experts(options, storage.seed),
+        files(experts.open_files()),
         queue(make_fake_queue(experts.contents(), clock, storage)) {
     Result<std::unique_ptr<ExpertCache>> made =
         ExpertCache::create(experts.layout(), slots, make_eviction_policy(policy), *files, queue, clock);
@@ -72,7 +73,8 @@ struct CacheSetup {
     int count = 0;
     for (size_t l = 0; l < experts.layout().n_layers(); ++l) {
       const LayerId layer{static_cast<int>(l)};
-      for (int e = 0; e < experts.layout().n_experts(layer); ++e) count += cache->resident({layer, ExpertId{e}}) ? 1 : 0;
+      for (int e = 0; e < experts.layout().n_experts(layer); ++e)
+        count += cache->resident({layer, ExpertId{e}}) ? 1 : 0;
     }
     return count;
   }

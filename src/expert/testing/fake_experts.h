@@ -20,8 +20,8 @@ namespace drafthorse {
 struct FakeExpertsOptions {
   std::vector<int> experts_per_layer;  // 0: a dense layer
   int64_t n_embd = 24;
-  int64_t n_ff = 40;  // of layer 0; each further MoE layer's experts are a little larger
-  bool fused = false; // gate and up in one extent
+  int64_t n_ff = 40;   // of layer 0; each further MoE layer's experts are a little larger
+  bool fused = false;  // gate and up in one extent
   int n_files = 1;
 };
 

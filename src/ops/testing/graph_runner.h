@@ -16,7 +16,8 @@ class GraphRunner {
  public:
   explicit GraphRunner(Compute& compute)
       : compute_(compute),
-        context_(ggml_init({.mem_size = 64 * ggml_tensor_overhead() + ggml_graph_overhead(), .mem_buffer = nullptr,
+        context_(ggml_init({.mem_size = 64 * ggml_tensor_overhead() + ggml_graph_overhead(),
+                            .mem_buffer = nullptr,
                             .no_alloc = true})) {}
 
   ggml_context* context() const { return context_.get(); }

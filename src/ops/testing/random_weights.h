@@ -17,9 +17,9 @@
 namespace drafthorse::ops {
 
 // All weight types a test should cover.
-inline constexpr ggml_type kTestedTypes[] = {
-    GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16, GGML_TYPE_Q8_0,   GGML_TYPE_Q4_0,  GGML_TYPE_Q4_K,
-    GGML_TYPE_Q6_K, GGML_TYPE_Q2_K, GGML_TYPE_Q5_K, GGML_TYPE_IQ4_NL, GGML_TYPE_MXFP4};
+inline constexpr ggml_type kTestedTypes[] = {GGML_TYPE_F32,  GGML_TYPE_F16,    GGML_TYPE_BF16, GGML_TYPE_Q8_0,
+                                             GGML_TYPE_Q4_0, GGML_TYPE_Q4_K,   GGML_TYPE_Q6_K, GGML_TYPE_Q2_K,
+                                             GGML_TYPE_Q5_K, GGML_TYPE_IQ4_NL, GGML_TYPE_MXFP4};
 
 inline std::vector<float> random_floats(size_t count, std::mt19937_64& random, float scale = 1) {
   std::normal_distribution<float> normal(0, scale);
@@ -42,7 +42,7 @@ struct RandomMatrix {
 
   const float* row(int64_t r) const { return values.data() + r * matrix.columns; }
 
-  std::vector<float> values;    // as the type represents them
+  std::vector<float> values;  // as the type represents them
   std::vector<std::byte> data;
   WeightMatrix matrix;
 };
@@ -57,11 +57,17 @@ inline std::vector<double> rounding_of(const float* x, int64_t columns, ggml_typ
     for (int64_t i = begin; i < begin + block; ++i) {
       const double value = std::abs(static_cast<double>(x[i]));
       switch (activation) {
-        case GGML_TYPE_F32: break;
-        case GGML_TYPE_F16: error[i] = value * 0x1p-11; break;
-        case GGML_TYPE_BF16: error[i] = value * 0x1p-8; break;
+        case GGML_TYPE_F32:
+          break;
+        case GGML_TYPE_F16:
+          error[i] = value * 0x1p-11;
+          break;
+        case GGML_TYPE_BF16:
+          error[i] = value * 0x1p-8;
+          break;
         // 8-bit steps of the block's largest value, half of one off at most; the step itself rounded to F16.
-        default: error[i] = largest / 127 / 2 + value * 0x1p-11;
+        default:
+          error[i] = largest / 127 / 2 + value * 0x1p-11;
       }
     }
   }
