@@ -1,0 +1,55 @@
+"""What a draft brings: the same model and budget without a draft, with each draft, and with it loaded but unused.
+
+Alternating, one prompt a round. Prints median and range of the speed against no draft at all.
+
+    bench/drafts.py --model TARGET.gguf --ram 1.5G --draft DRAFT.gguf [--draft ...] [--rounds 5] [--tokens 192]
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--draft", action="append", default=[])
+    parser.add_argument("--ram", required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=192)
+    parser.add_argument("--binary", default=ROOT / "build/release/bin/drafthorse")
+    args = parser.parse_args()
+
+    prompts = [json.loads(line)["text"] for line in open(ROOT / "models/prompts.jsonl")]
+    contenders = {"no draft": []}
+    for draft in args.draft:
+        stem = pathlib.Path(draft).stem
+        contenders[f"{stem}, auto"] = ["-d", draft]
+        contenders[f"{stem}, depth 0"] = ["-d", draft, "--draft-depth", "0"]
+    results = {name: [] for name in contenders}
+    with tempfile.TemporaryDirectory() as folder:
+        stats_file = f"{folder}/stats.json"
+        for number in range(args.rounds):
+            for name, flags in contenders.items():
+                command = [args.binary, "run", "-m", args.model, "-p", prompts[number * 7 % len(prompts)], "--ram", args.ram,
+                           "-n", str(args.tokens), "--stats-file", stats_file, *flags]
+                subprocess.run(command, check=True, capture_output=True)
+                results[name].append(json.loads(pathlib.Path(stats_file).read_text()))
+
+    print(f"{'':<36} {'x no draft':>22} {'tokens/s':>9} {'MB/token':>9} {'accepted':>9} {'slots':>6}  text")
+    for name, rows in results.items():
+        ratios = [row["decode_tokens_per_s"] / base["decode_tokens_per_s"] for row, base in zip(rows, results["no draft"])]
+        median = lambda key: statistics.median(row[key] for row in rows)
+        same = all(row["text_hash"] == base["text_hash"] for row, base in zip(rows, results["no draft"]))
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        print(f"{name:<36} {spread:>22} {median('decode_tokens_per_s'):9.2f} {median('bytes_read_per_token') / 1e6:9.0f} "
+              f"{median('acceptance'):9.0%} {rows[0]['expert_slots']:6d}  {'the same' if same else 'DIFFERENT'}")
+
+
+if __name__ == "__main__":
+    main()
