@@ -43,7 +43,7 @@ Json stats_json(Engine& engine, const Session& session, std::string_view stop, c
                 {"accepted_by_position", stats.accepted_by_position}};
   return {{"schema", 1},
           {"model", options.target_path},
-          {"draft", engine.draft_name()},
+          {"draft", options.draft_path},
           {"decode_tokens_per_s", stats.decode_tokens_per_s()},
           {"prefill_tokens_per_s", stats.prefill_tokens_per_s()},
           {"ttft_s", stats.ttft_s},

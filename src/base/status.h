@@ -27,8 +27,6 @@ class [[nodiscard]] Status {
   Status() = default;
   Status(StatusKind kind, std::string message) : kind_(kind), message_(std::move(message)) {}
 
-  static Status ok_status() { return {}; }
-
   bool ok() const { return kind_ == StatusKind::kOk; }
   StatusKind kind() const { return kind_; }
   const std::string& message() const { return message_; }

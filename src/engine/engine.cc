@@ -70,7 +70,6 @@ Status Engine::read_files() {
     ASSIGN_OR_RETURN(draft_index_, open_checked(options_.draft_path));
     ASSIGN_OR_RETURN(draft_config_, read_model_config(*draft_index_));
     RETURN_IF_ERROR(check_same_vocabulary(*target_index_, *draft_index_));
-    draft_name_ = options_.draft_path;
   }
   ASSIGN_OR_RETURN(tokenizer_, Tokenizer::load(*target_index_));
   target_index_->drop_tokenizer_arrays();

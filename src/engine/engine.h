@@ -75,7 +75,6 @@ class Engine {
   const MemoryLedger& ledger() const { return ledger_; }
   const MemoryPlan& memory_plan() const { return plan_; }
   uint64_t ram_budget_bytes() const { return *options_.ram_bytes; }
-  const std::string& draft_name() const { return draft_name_; }
   // Things a user should hear once: fallbacks taken, limits lowered.
   const std::vector<std::string>& notices() const { return notices_; }
 
@@ -105,7 +104,6 @@ class Engine {
   LoadedModel target_;
   LoadedModel draft_;
   std::unique_ptr<Drafter> drafter_;
-  std::string draft_name_;
   MemoryLedger ledger_;
   MemoryPlan plan_;
   std::vector<std::string> notices_;

@@ -107,22 +107,15 @@ void ForwardPass::route(LayerId layer, int32_t count) {
   for (int32_t e = 0; e < config.n_expert; ++e) {
     if (!tokens_of_[e].empty()) union_.push_back(ExpertId{e});
   }
-  stats_.expert_uses += static_cast<int64_t>(routes.size());
-  stats_.distinct_experts += static_cast<int64_t>(union_.size());
   if (count <= model_.workspace().shape().max_window) note_prefixes(layer, count);
 }
 
 // The first token of a window that uses an expert is the one that adds it to the union.
 void ForwardPass::note_prefixes(LayerId layer, int32_t count) {
-  stats_.distinct_by_prefix.resize(static_cast<size_t>(count));
   stats_.missing_by_prefix.resize(static_cast<size_t>(count));
   for (const ExpertId expert : union_) {
-    const bool missing = !cache_->resident({layer, expert});
-    stats_.missing_experts += missing ? 1 : 0;
-    for (int32_t m = tokens_of_[index(expert)].front(); m < count; ++m) {
-      ++stats_.distinct_by_prefix[m];
-      if (missing) ++stats_.missing_by_prefix[m];
-    }
+    if (cache_->resident({layer, expert})) continue;
+    for (int32_t m = tokens_of_[index(expert)].front(); m < count; ++m) ++stats_.missing_by_prefix[m];
   }
 }
 
@@ -153,7 +146,7 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
 
   // tokens_of_ and union_ are in ascending order, so each token's experts are added in the order of their ids.
   const auto n_embd = static_cast<size_t>(config.n_embd);
-  std::fill_n(workspace.expert_sum, static_cast<size_t>(count) * n_embd, 0.0F);
+  clear_sum(count);
   for (int32_t t = 0; t < count; ++t) {
     for (const RoutedExpert& one : routed(layer, t)) {
       const std::vector<int32_t>& tokens = tokens_of_[index(one.expert)];
@@ -163,35 +156,47 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
                       one.weight, config.n_embd);
     }
   }
-  const size_t total = static_cast<size_t>(count) * n_embd;
-  for (size_t i = 0; i < total; ++i) workspace.residual[i] += workspace.expert_sum[i];
+  add_sum(count);
   return {};
+}
+
+void ForwardPass::clear_sum(int32_t count) {
+  std::fill_n(model_.workspace().expert_sum, static_cast<size_t>(count) * static_cast<size_t>(model_.config().n_embd),
+              0.0F);
+}
+
+void ForwardPass::add_sum(int32_t count) {
+  const Workspace& workspace = model_.workspace();
+  const size_t total = static_cast<size_t>(count) * static_cast<size_t>(model_.config().n_embd);
+  for (size_t i = 0; i < total; ++i) workspace.residual[i] += workspace.expert_sum[i];
+}
+
+void ForwardPass::compute(LayerId layer, std::span<const int32_t> token_of_row) {
+  const Workspace& workspace = model_.workspace();
+  const ggml_type input_type = ops::activation_type(model_.layout().layers[index(layer)].gate.type);
+  model_.run_experts({{workspace.ffn_input, ggml_row_size(input_type, model_.config().n_embd)},
+                      token_of_row,
+                      work_,
+                      workspace.expert_hidden,
+                      workspace.expert_hidden_quantized,
+                      workspace.expert_output});
 }
 
 // Computes these demanded, handed-out experts for all of their rows.
 void ForwardPass::compute_group(LayerId layer, std::span<const ExpertId> experts) {
-  Workspace& workspace = model_.workspace();
   work_.clear();
   for (const ExpertId expert : experts) {
     const int32_t first = first_row_of_[index(expert)];
     work_.push_back({cache_->weights(expert), first, first + static_cast<int32_t>(tokens_of_[index(expert)].size())});
   }
-  const ggml_type input_type = ops::activation_type(model_.layout().layers[index(layer)].gate.type);
-  model_.run_experts({{workspace.ffn_input, ggml_row_size(input_type, model_.config().n_embd)},
-                      token_of_row_,
-                      work_,
-                      workspace.expert_hidden,
-                      workspace.expert_hidden_quantized,
-                      workspace.expert_output});
+  compute(layer, token_of_row_);
   cache_->poll();
 }
 
 Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
   Workspace& workspace = model_.workspace();
   const auto n_embd = static_cast<size_t>(model_.config().n_embd);
-  const ggml_type input_type = ops::activation_type(model_.layout().layers[index(layer)].gate.type);
-  const ops::ActivationRows input{workspace.ffn_input, ggml_row_size(input_type, model_.config().n_embd)};
-  std::fill_n(workspace.expert_sum, static_cast<size_t>(count) * n_embd, 0.0F);
+  clear_sum(count);
   const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
   cache_->set_background_limit(kPrefillBackgroundBytes);
   cache_->demand(layer, union_);
@@ -203,12 +208,7 @@ Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
     for (size_t begin = 0; begin < tokens.size(); begin += static_cast<size_t>(workspace.expert_rows)) {
       const size_t rows = std::min(static_cast<size_t>(workspace.expert_rows), tokens.size() - begin);
       work_.assign(1, {cache_->weights(expert), 0, static_cast<int32_t>(rows)});
-      model_.run_experts({input,
-                          {tokens.data() + begin, rows},
-                          work_,
-                          workspace.expert_hidden,
-                          workspace.expert_hidden_quantized,
-                          workspace.expert_output});
+      compute(layer, {tokens.data() + begin, rows});
       // A row each to another token's sum: any thread may add it.
       model_.pool().run(static_cast<int64_t>(rows), kAccumulateGrain, [&](int64_t first, int64_t end) {
         for (int64_t row = first; row < end; ++row) {
@@ -226,8 +226,7 @@ Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
     cache_->poll();
   }
   stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
-  const size_t total = static_cast<size_t>(count) * n_embd;
-  for (size_t i = 0; i < total; ++i) workspace.residual[i] += workspace.expert_sum[i];
+  add_sum(count);
   return {};
 }
 

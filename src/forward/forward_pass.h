@@ -26,13 +26,9 @@ namespace drafthorse {
 // What one pass took and touched; for the depth policy and the statistics.
 struct PassStats {
   int64_t duration_ns = 0;
-  int64_t stall_ns = 0;          // of these, waiting for experts with nothing to compute
-  int64_t expert_uses = 0;       // (token, expert) pairs
-  int64_t distinct_experts = 0;  // (layer, expert) pairs
-  int64_t missing_experts = 0;   // of these, not resident when demanded
-  // For a window: how many distinct and how many missing experts its first m tokens alone would have had.
-  std::vector<int64_t> distinct_by_prefix;  // [window], index m - 1
-  std::vector<int64_t> missing_by_prefix;
+  int64_t stall_ns = 0;  // of these, waiting for experts with nothing to compute
+  // For a window: how many (layer, expert) pairs its first m tokens alone would have found missing.
+  std::vector<int64_t> missing_by_prefix;  // [window], index m - 1; empty for a dense model
 };
 
 class ForwardPass {
@@ -65,6 +61,10 @@ class ForwardPass {
   void note_prefixes(LayerId layer, int32_t count);
   Status experts_by_arrival(LayerId layer, int32_t count);
   Status experts_in_order(LayerId layer, int32_t count);
+  void clear_sum(int32_t count);  // of the experts' outputs, for the first `count` tokens
+  void add_sum(int32_t count);    // to the residual
+  // Computes work_, whose rows read the tokens given.
+  void compute(LayerId layer, std::span<const int32_t> token_of_row);
   void compute_group(LayerId layer, std::span<const ExpertId> experts);
   void prefetch_next_layer(LayerId layer, int32_t count);
   std::span<const RoutedExpert> routed(LayerId layer, int32_t token) const;

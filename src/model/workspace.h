@@ -17,7 +17,7 @@ struct WorkspaceShape {
   int32_t max_window = 0;  // tokens for which logits can be had at once, and whose experts may arrive in any order
 };
 
-// Rows of expert work that one run of the expert graph takes at most, beyond what a window needs.
+// Rows that one run of the experts takes at most, where a window does not need more.
 inline constexpr int32_t kExpertRows = 256;
 
 class Workspace {

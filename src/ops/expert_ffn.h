@@ -22,7 +22,7 @@ struct ExpertWork {
   int32_t row_end = 0;
 };
 
-// What one run of the expert graph computes. Filled by the caller before each run; the memory is the caller's.
+// What one run of the experts computes. Filled by the caller before each run; the memory is the caller's.
 struct ExpertBatch {
   ActivationRows input;                   // the layer's quantised FFN input, one row per token
   std::span<const int32_t> token_of_row;  // which token each row reads
