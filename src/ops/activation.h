@@ -12,6 +12,10 @@
 
 namespace drafthorse::ops {
 
+namespace simd {
+struct Kernels;
+}
+
 struct ActivationFormat {
   enum class Kind {
     kF32,   // floats, as they are
@@ -22,7 +26,7 @@ struct ActivationFormat {
     kGgml,  // rows of `type`, for ggml's own dot product
   };
   Kind kind = Kind::kF32;
-  ggml_type type = GGML_TYPE_F32;  // of kGgml
+  ggml_type type = GGML_TYPE_F32;  // the ggml type whose numbers they are
 
   bool operator==(const ActivationFormat&) const = default;
 };
@@ -32,6 +36,10 @@ ActivationFormat activation_format(ggml_type weight_type);
 
 // Bytes of one activation row.
 size_t activation_row_bytes(ActivationFormat format, int64_t columns);
+
+// x: `columns` floats -> one row at `out`, activation_row_bytes() long.
+void write_activation_row(const simd::Kernels& kernels, const float* x, std::byte* out, int64_t columns,
+                          ActivationFormat format);
 
 // Float rows: `columns` floats, then zeros up to a multiple of this many.
 inline constexpr int64_t kFloatPadding = 16;
