@@ -43,6 +43,10 @@ struct Kernels {
   void (*round_to_bf16)(const float* x, float* out, int64_t count) = nullptr;
   // y[i] = silu(gate[i]) * up[i]
   void (*gate)(const float* gate, const float* up, float* y, int64_t count) = nullptr;
+  // Multiplies as fast as one core can, to measure others by; returns how many multiplications that were. sink: any
+  // number, which depends on the result.
+  int64_t (*peak_of_bytes)(int64_t rounds, int32_t* sink) = nullptr;
+  int64_t (*peak_of_floats)(int64_t rounds, float* sink) = nullptr;
 };
 
 // `isa` must be one of supported_isas().

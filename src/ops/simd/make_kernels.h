@@ -3,6 +3,7 @@
 
 #include "ops/simd/kernels.h"
 #include "ops/simd/linear_tile.h"
+#include "ops/simd/peak.h"
 #include "ops/simd/quantize.h"
 
 namespace drafthorse::ops::simd {
@@ -29,6 +30,8 @@ void fill_kernels(Isa isa, Kernels& kernels) {
   kernels.round_to_f16 = round_to_f16<V>;
   kernels.round_to_bf16 = round_to_bf16<V>;
   kernels.gate = gate<V>;
+  kernels.peak_of_bytes = peak_of_bytes<V>;
+  kernels.peak_of_floats = peak_of_floats<V>;
 }
 
 }  // namespace drafthorse::ops::simd
