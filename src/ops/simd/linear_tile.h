@@ -35,15 +35,35 @@ inline void for_token_tiles(int64_t tokens, const Function& function) {
   }
 }
 
+// The part of a tile's rows that is being decoded. A tile with fewer rows than lanes goes through a copy, so that no
+// byte beyond its rows is read.
 template <typename V>
-struct Rows {
-  // Lanes beyond the last row read the last row again.
-  explicit Rows(const TileArguments& a) {
-    for (int64_t r = 0; r < V::kLanes; ++r) {
-      pointer[r] = a.weights + static_cast<size_t>(r < a.rows ? r : a.rows - 1) * a.row_bytes;
-    }
+class Chunk {
+ public:
+  static constexpr size_t kMostBytes = 288;  // of one row
+
+  explicit Chunk(const TileArguments& a) : a_(a), whole_(a.rows == V::kLanes) {
+    if (!whole_) std::memset(copy_, 0, sizeof copy_);
   }
-  const std::byte* pointer[V::kLanes];
+  // Bytes [offset, offset + bytes) of each row.
+  void move_to(size_t offset, size_t bytes) {
+    rows = a_.weights + offset;
+    stride = a_.row_bytes;
+    if (whole_) return;
+    for (int64_t r = 0; r < a_.rows; ++r) {
+      std::memcpy(copy_ + static_cast<size_t>(r) * kMostBytes, rows + static_cast<size_t>(r) * stride, bytes);
+    }
+    rows = copy_;
+    stride = kMostBytes;
+  }
+
+  const std::byte* rows = nullptr;
+  size_t stride = 0;
+
+ private:
+  const TileArguments& a_;
+  bool whole_;
+  alignas(64) std::byte copy_[V::kLanes * kMostBytes];
 };
 
 // The memory that the caller reads next, in the order it lies, while this chunk is computed.
@@ -75,7 +95,7 @@ void tile_of_32(const TileArguments& a) {
   using I = typename V::I;
   using F = typename V::F;
   constexpr int kBlocks = kChunk / 32;
-  const Rows<V> rows(a);
+  Chunk<V> chunk(a);
   const QuantizedLayout layout(a.columns, 32);
   for (int64_t t = 0; t < a.tokens; ++t) V::store(a.out + t * V::kLanes, V::zero());
   alignas(64) I weights[kChunk / 4];
@@ -85,8 +105,11 @@ void tile_of_32(const TileArguments& a) {
     const int blocks = static_cast<int>(all - first < kBlocks ? all - first : kBlocks);
     const size_t offset = static_cast<size_t>(first) * Format::kBytes;
     prefetch_next<V>(a, offset, static_cast<size_t>(blocks) * Format::kBytes);
-    for (int b = 0; b < blocks; ++b) scale[b] = Format::scale(rows.pointer, offset + b * Format::kBytes);
-    for (int b = 0; b < blocks; ++b) Format::weights(rows.pointer, offset + b * Format::kBytes, weights + 8 * b);
+    chunk.move_to(offset, static_cast<size_t>(blocks) * Format::kBytes);
+    for (int b = 0; b < blocks; ++b) scale[b] = Format::scale(chunk.rows + b * Format::kBytes, chunk.stride);
+    for (int b = 0; b < blocks; ++b) {
+      Format::weights(chunk.rows + b * Format::kBytes, chunk.stride, weights + 8 * b);
+    }
     for_token_tiles<V::kIntTokens>(
         a.tokens, [&]<int T>(int64_t t0) __attribute__((always_inline)) {
           const std::byte* x[T];
@@ -121,7 +144,7 @@ void tile_of_256(const TileArguments& a) {
   using F = typename V::F;
   constexpr int kGroups = kChunk / Format::kGroup;
   constexpr bool kBiased = Format::kWide && V::kSignedBias != 0;
-  const Rows<V> rows(a);
+  Chunk<V> chunk(a);
   const QuantizedLayout layout(a.columns, 256);
   for (int64_t t = 0; t < a.tokens; ++t) V::store(a.out + t * V::kLanes, V::zero());
   IntTile<V> tile;
@@ -129,7 +152,8 @@ void tile_of_256(const TileArguments& a) {
   for (int64_t block = 0; block < blocks; ++block) {
     const size_t offset = static_cast<size_t>(block) * Format::kBytes;
     prefetch_next<V>(a, offset, Format::kBytes);
-    Format::decode(rows.pointer, offset, tile);
+    chunk.move_to(offset, Format::kBytes);
+    Format::decode(chunk.rows, chunk.stride, tile);
     for_token_tiles<V::kIntTokens>(
         a.tokens, [&]<int T>(int64_t t0) __attribute__((always_inline)) {
           const std::byte* x[T];
@@ -178,7 +202,7 @@ void tile_of_floats(const TileArguments& a) {
   using F = typename V::F;
   constexpr int kColumns = 64;  // decoded at a time
   constexpr int kStep = Format::kColumns;
-  const Rows<V> rows(a);
+  Chunk<V> chunk(a);
   alignas(64) F sums[kTokenBlock][4];
   for (int64_t t = 0; t < a.tokens; ++t) {
     for (F& sum : sums[t]) sum = V::zero();
@@ -188,19 +212,18 @@ void tile_of_floats(const TileArguments& a) {
     const int count = static_cast<int>(a.columns - first < kColumns ? a.columns - first : kColumns);
     const size_t offset = static_cast<size_t>(first) * Format::kBytes;
     prefetch_next<V>(a, offset, static_cast<size_t>(count) * Format::kBytes);
+    chunk.move_to(offset, static_cast<size_t>(count) * Format::kBytes);
     const int whole = count / kStep * kStep;
     for (int c = 0; c < whole; c += kStep) {
-      Format::decode(rows.pointer, offset + static_cast<size_t>(c) * Format::kBytes, weights + c);
+      Format::decode(chunk.rows + c * Format::kBytes, chunk.stride, weights + c);
     }
     if (whole < count) {  // no byte beyond the row is read
-      alignas(16) std::byte rest[V::kLanes][16] = {};
-      const std::byte* rest_rows[V::kLanes];
-      for (int r = 0; r < V::kLanes; ++r) {
-        std::memcpy(rest[r], rows.pointer[r] + offset + static_cast<size_t>(whole) * Format::kBytes,
+      alignas(16) std::byte rest[V::kLanes * 16] = {};
+      for (int64_t r = 0; r < a.rows; ++r) {
+        std::memcpy(rest + 16 * r, chunk.rows + static_cast<size_t>(r) * chunk.stride + whole * Format::kBytes,
                     static_cast<size_t>(count - whole) * Format::kBytes);
-        rest_rows[r] = rest[r];
       }
-      Format::decode(rest_rows, 0, weights + whole);
+      Format::decode(rest, 16, weights + whole);
     }
     // Columns added up to a multiple of four are zero in both.
     for_token_tiles<V::kFloatTokens>(

@@ -32,6 +32,7 @@ void fill_kernels(Isa isa, Kernels& kernels) {
   kernels.gate = gate<V>;
   kernels.peak_of_bytes = peak_of_bytes<V>;
   kernels.peak_of_floats = peak_of_floats<V>;
+  kernels.read_memory = read_memory<V>;
 }
 
 }  // namespace drafthorse::ops::simd

@@ -100,11 +100,11 @@ struct Avx2Vector {
   static I dot_s8(I acc, I w, I x) { return dot_u8(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w)); }
   static I dot_s16(I acc, I w, I x) { return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)); }
 
-  static void load_columns(const std::byte* const* rows, size_t offset, I (&out)[4]) {
+  static void load_columns(const std::byte* rows, size_t stride, I (&out)[4]) {
     I z[4];
     for (int j = 0; j < 4; ++j) {
-      z[j] = _mm256_inserti128_si256(_mm256_castsi128_si256(load_128(rows[j] + offset)), load_128(rows[j + 4] + offset),
-                                     1);
+      z[j] = _mm256_inserti128_si256(_mm256_castsi128_si256(load_128(rows + static_cast<size_t>(j) * stride)),
+                                     load_128(rows + static_cast<size_t>(j + 4) * stride), 1);
     }
     const I t0 = _mm256_unpacklo_epi32(z[0], z[1]);
     const I t1 = _mm256_unpackhi_epi32(z[0], z[1]);
@@ -115,34 +115,32 @@ struct Avx2Vector {
     out[2] = _mm256_unpacklo_epi64(t1, t3);
     out[3] = _mm256_unpackhi_epi64(t1, t3);
   }
-  static I load_u8(const std::byte* const* rows, size_t offset) {
+  static I load_u8(const std::byte* rows, size_t stride) {
     __m128i bytes = _mm_setzero_si128();
-    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[0][offset]), 0);
-    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[1][offset]), 1);
-    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[2][offset]), 2);
-    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[3][offset]), 3);
-    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[4][offset]), 4);
-    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[5][offset]), 5);
-    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[6][offset]), 6);
-    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[7][offset]), 7);
+    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[0]), 0);
+    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[1 * stride]), 1);
+    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[2 * stride]), 2);
+    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[3 * stride]), 3);
+    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[4 * stride]), 4);
+    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[5 * stride]), 5);
+    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[6 * stride]), 6);
+    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[7 * stride]), 7);
     return _mm256_cvtepu8_epi32(bytes);
   }
-  static __m128i load_words(const std::byte* const* rows, size_t offset) {
-    __m128i words = _mm_cvtsi32_si128(word(rows[0] + offset));
-    words = _mm_insert_epi16(words, word(rows[1] + offset), 1);
-    words = _mm_insert_epi16(words, word(rows[2] + offset), 2);
-    words = _mm_insert_epi16(words, word(rows[3] + offset), 3);
-    words = _mm_insert_epi16(words, word(rows[4] + offset), 4);
-    words = _mm_insert_epi16(words, word(rows[5] + offset), 5);
-    words = _mm_insert_epi16(words, word(rows[6] + offset), 6);
-    return _mm_insert_epi16(words, word(rows[7] + offset), 7);
+  static __m128i load_words(const std::byte* rows, size_t stride) {
+    __m128i words = _mm_cvtsi32_si128(word(rows));
+    words = _mm_insert_epi16(words, word(rows + 1 * stride), 1);
+    words = _mm_insert_epi16(words, word(rows + 2 * stride), 2);
+    words = _mm_insert_epi16(words, word(rows + 3 * stride), 3);
+    words = _mm_insert_epi16(words, word(rows + 4 * stride), 4);
+    words = _mm_insert_epi16(words, word(rows + 5 * stride), 5);
+    words = _mm_insert_epi16(words, word(rows + 6 * stride), 6);
+    return _mm_insert_epi16(words, word(rows + 7 * stride), 7);
   }
-  static I load_u16(const std::byte* const* rows, size_t offset) {
-    return _mm256_cvtepu16_epi32(load_words(rows, offset));
-  }
-  static I load_u32(const std::byte* const* rows, size_t offset) {
+  static I load_u16(const std::byte* rows, size_t stride) { return _mm256_cvtepu16_epi32(load_words(rows, stride)); }
+  static I load_u32(const std::byte* rows, size_t stride) {
     int32_t x[kLanes];
-    for (int r = 0; r < kLanes; ++r) std::memcpy(&x[r], rows[r] + offset, sizeof x[r]);
+    for (int r = 0; r < kLanes; ++r) std::memcpy(&x[r], rows + static_cast<size_t>(r) * stride, sizeof x[r]);
     return load_int(x);
   }
   static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }

@@ -91,13 +91,13 @@ struct Avx512Vector {
   static I dot_s16(I acc, I w, I x) { return _mm512_dpwssd_epi32(acc, w, x); }
 
   // Row j + 4 q goes to the q-th 128 bits of z[j]: transposing those leaves the rows in order.
-  static void load_columns(const std::byte* const* rows, size_t offset, I (&out)[4]) {
+  static void load_columns(const std::byte* rows, size_t stride, I (&out)[4]) {
     I z[4];
     for (int j = 0; j < 4; ++j) {
-      z[j] = _mm512_castsi128_si512(load_128(rows[j] + offset));
-      z[j] = _mm512_mask_broadcast_i32x4(z[j], 0x00F0, load_128(rows[j + 4] + offset));
-      z[j] = _mm512_mask_broadcast_i32x4(z[j], 0x0F00, load_128(rows[j + 8] + offset));
-      z[j] = _mm512_mask_broadcast_i32x4(z[j], 0xF000, load_128(rows[j + 12] + offset));
+      z[j] = _mm512_castsi128_si512(load_128(rows + static_cast<size_t>(j) * stride));
+      z[j] = _mm512_mask_broadcast_i32x4(z[j], 0x00F0, load_128(rows + static_cast<size_t>(j + 4) * stride));
+      z[j] = _mm512_mask_broadcast_i32x4(z[j], 0x0F00, load_128(rows + static_cast<size_t>(j + 8) * stride));
+      z[j] = _mm512_mask_broadcast_i32x4(z[j], 0xF000, load_128(rows + static_cast<size_t>(j + 12) * stride));
     }
     const I t0 = _mm512_unpacklo_epi32(z[0], z[1]);
     const I t1 = _mm512_unpackhi_epi32(z[0], z[1]);
@@ -108,15 +108,15 @@ struct Avx512Vector {
     out[2] = _mm512_unpacklo_epi64(t1, t3);
     out[3] = _mm512_unpackhi_epi64(t1, t3);
   }
-  static I load_u8(const std::byte* const* rows, size_t offset) {
-    return join(Avx2Vector::load_u8(rows, offset), Avx2Vector::load_u8(rows + 8, offset));
+  static I load_u8(const std::byte* rows, size_t stride) {
+    return join(Avx2Vector::load_u8(rows, stride), Avx2Vector::load_u8(rows + 8 * stride, stride));
   }
-  static I load_u16(const std::byte* const* rows, size_t offset) {
-    const __m256i low = _mm256_castsi128_si256(Avx2Vector::load_words(rows, offset));
-    return _mm512_cvtepu16_epi32(_mm256_inserti128_si256(low, Avx2Vector::load_words(rows + 8, offset), 1));
+  static I load_u16(const std::byte* rows, size_t stride) {
+    const __m256i low = _mm256_castsi128_si256(Avx2Vector::load_words(rows, stride));
+    return _mm512_cvtepu16_epi32(_mm256_inserti128_si256(low, Avx2Vector::load_words(rows + 8 * stride, stride), 1));
   }
-  static I load_u32(const std::byte* const* rows, size_t offset) {
-    return join(Avx2Vector::load_u32(rows, offset), Avx2Vector::load_u32(rows + 8, offset));
+  static I load_u32(const std::byte* rows, size_t stride) {
+    return join(Avx2Vector::load_u32(rows, stride), Avx2Vector::load_u32(rows + 8 * stride, stride));
   }
   static void prefetch(const std::byte* p) { Avx2Vector::prefetch(p); }
 

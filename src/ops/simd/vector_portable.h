@@ -210,28 +210,28 @@ struct PortableVector {
     });
   }
 
-  // --- one row of memory per lane
-  // out[k], lane r = the 32 bits at rows[r] + offset + 4 k, for k in 0..3
-  static void load_columns(const std::byte* const* rows, size_t offset, I (&out)[4]) {
+  // --- one row of memory per lane: row r begins r * stride behind row 0
+  // out[k], lane r = the 32 bits of row r at 4 k, for k in 0..3
+  static void load_columns(const std::byte* rows, size_t stride, I (&out)[4]) {
     for (int k = 0; k < 4; ++k) {
-      for (int r = 0; r < kLanes; ++r) std::memcpy(&out[k].lane[r], rows[r] + offset + 4 * k, 4);
+      for (int r = 0; r < kLanes; ++r) std::memcpy(&out[k].lane[r], rows + static_cast<size_t>(r) * stride + 4 * k, 4);
     }
   }
-  // lane r = the 8, 16 or 32 bits at rows[r] + offset
-  static I load_u8(const std::byte* const* rows, size_t offset) {
-    return ints([&](int r) { return static_cast<int32_t>(rows[r][offset]); });
+  // lane r = the 8, 16 or 32 bits that row r begins with
+  static I load_u8(const std::byte* rows, size_t stride) {
+    return ints([&](int r) { return static_cast<int32_t>(rows[static_cast<size_t>(r) * stride]); });
   }
-  static I load_u16(const std::byte* const* rows, size_t offset) {
+  static I load_u16(const std::byte* rows, size_t stride) {
     return ints([&](int r) {
       uint16_t x;
-      std::memcpy(&x, rows[r] + offset, sizeof x);
+      std::memcpy(&x, rows + static_cast<size_t>(r) * stride, sizeof x);
       return static_cast<int32_t>(x);
     });
   }
-  static I load_u32(const std::byte* const* rows, size_t offset) {
+  static I load_u32(const std::byte* rows, size_t stride) {
     return ints([&](int r) {
       int32_t x;
-      std::memcpy(&x, rows[r] + offset, sizeof x);
+      std::memcpy(&x, rows + static_cast<size_t>(r) * stride, sizeof x);
       return x;
     });
   }
