@@ -83,6 +83,7 @@ Result<EngineOptions> engine_options(const RunFlags& flags) {
   options.draft_path = flags.draft;
   if (flags.context > 0) options.context = flags.context;
   options.threads = flags.threads;
+  options.isa = flags.isa;
   options.io = flags.io;
   if (!flags.eviction.empty()) options.eviction = flags.eviction;
   if (!flags.ram.empty()) {
@@ -251,6 +252,9 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
   run->add_option("--threads", flags.threads, "threads to compute with; default: one per core")
       ->type_name("N")
       ->check(CLI::Range(1, 512));
+  run->add_option("--isa", flags.isa, "instruction set to compute with: a name, or list; default: the best")
+      ->type_name("NAME")
+      ->check(check_not_empty);
   run->add_flag("--stats", flags.stats, "show where memory and time went");
   run->add_option("--stats-file", flags.stats_file, "write the statistics as JSON")
       ->type_name("FILE")
@@ -261,9 +265,10 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
 
 int run(const RunFlags& flags) {
   Console console;
-  if (flags.eviction == "list" || flags.io == "list") {
-    const std::vector<std::string> names =
-        flags.eviction == "list" ? eviction_policy_names() : std::vector<std::string>{"uring", "pread"};
+  if (flags.eviction == "list" || flags.io == "list" || flags.isa == "list") {
+    const std::vector<std::string> names = flags.eviction == "list" ? eviction_policy_names()
+                                           : flags.isa == "list"    ? instruction_set_names()
+                                                                    : std::vector<std::string>{"uring", "pread"};
     std::string lines;
     for (const std::string& name : names) lines += name + '\n';
     const Status written = write_output(lines);

@@ -20,6 +20,7 @@ struct RunFlags {
   std::string eviction;
   std::string io = "uring";
   int threads = 0;
+  std::string isa;
   bool stats = false;
   std::string stats_file;
 };

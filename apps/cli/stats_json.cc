@@ -70,6 +70,7 @@ Json stats_json(Engine& engine, const Session& session, std::string_view stop, c
           {"io", std::string(engine.target().queue->name())},
           {"direct_io", engine.target().files->direct()},
           {"threads", options.threads},
+          {"isa", options.isa},
           {"context", engine.context()},
           {"expert_slots", engine.memory_plan().slots},
           {"experts", engine.target().model->layout().total_experts()},

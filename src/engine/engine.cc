@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <thread>
@@ -8,6 +9,7 @@
 #include "base/host_memory.h"
 #include "base/units.h"
 #include "draft/model_drafter.h"
+#include "ops/isa.h"
 
 namespace drafthorse {
 namespace {
@@ -48,10 +50,23 @@ Status check_options(const EngineOptions& options) {
   if (options.io != "uring" && options.io != "pread") {
     return usage_error(fmt::format("'{}' is not a way to read: choose uring or pread", options.io));
   }
+  if (!options.isa.empty()) {
+    const std::vector<std::string> names = instruction_set_names();
+    if (std::find(names.begin(), names.end(), options.isa) == names.end()) {
+      return usage_error(fmt::format("'{}' is not an instruction set of this processor; choose from {}", options.isa,
+                                     fmt::join(names, ", ")));
+    }
+  }
   return {};
 }
 
 }  // namespace
+
+std::vector<std::string> instruction_set_names() {
+  std::vector<std::string> names;
+  for (const ops::Isa isa : ops::supported_isas()) names.emplace_back(ops::name(isa));
+  return names;
+}
 
 Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options, const LoadProgress& progress) {
   RETURN_IF_ERROR(check_options(options));
@@ -85,6 +100,8 @@ Status Engine::create_models() {
   }
   const int32_t context = std::min(options_.context.value_or(kDefaultContext), target_config_.context_trained);
   options_.context = context;
+  const ops::Isa isa = options_.isa.empty() ? ops::best_isa() : *ops::isa_named(options_.isa);
+  options_.isa = ops::name(isa);
   compute_ = std::make_unique<Compute>(options_.threads);
   if (compute_->pool().threads() < options_.threads) {
     options_.threads = compute_->pool().threads();
@@ -93,11 +110,12 @@ Status Engine::create_models() {
   const int32_t depth = draft_index_ ? options_.draft_depth.value_or(kMaxAutoDepth) : 0;
   const int32_t window = std::min(depth + 1, context);
   const WorkspaceShape target_shape{std::max(window, std::min(context, kPrefillTokens)), window};
-  ASSIGN_OR_RETURN(target_.model, Model::create(*target_index_, target_config_, *compute_, {context, target_shape}));
+  ASSIGN_OR_RETURN(target_.model,
+                   Model::create(*target_index_, target_config_, *compute_, {context, target_shape, isa}));
   RETURN_IF_ERROR(open_queue(target_, *target_index_));
   if (draft_index_) {
     const WorkspaceShape draft_shape{std::min(context, kDraftPrefillTokens), std::min(context, kScoredPositions)};
-    ASSIGN_OR_RETURN(draft_.model, Model::create(*draft_index_, draft_config_, *compute_, {context, draft_shape}));
+    ASSIGN_OR_RETURN(draft_.model, Model::create(*draft_index_, draft_config_, *compute_, {context, draft_shape, isa}));
     RETURN_IF_ERROR(open_queue(draft_, *draft_index_));
   }
   return {};

@@ -45,9 +45,13 @@ struct EngineOptions {
   std::string eviction{kDefaultEviction};
   std::string io = "uring";         // or pread
   int threads = 0;                  // 0: one per core
+  std::string isa;                  // instruction set of the kernels; default: the best that the processor has
   QueueFactory queue_factory;       // for tests: replaces `io`
   std::optional<int> expert_slots;  // for tests: exactly so many slots for the target, whatever fits
 };
+
+// The names that EngineOptions::isa takes on this machine, slowest first.
+std::vector<std::string> instruction_set_names();
 
 // phase: what is being done, in words; part: 0 to 1.
 using LoadProgress = std::function<void(std::string_view phase, double part)>;

@@ -36,6 +36,7 @@ class Flags(CliTestCase):
             "--threads": ["0", "-1", "x", "100000", ""],
             "--eviction": ["nobody", "LRU", ""],
             "--io": ["nobody", ""],
+            "--isa": ["nobody", "AVX2", ""],
             "-d": [""],
             "-f": [""],
             "--stats-file": [""],
@@ -50,6 +51,7 @@ class Flags(CliTestCase):
         self.assert_refused(run("-p", "x", "--ram", "12Q"), USAGE, "12Q")
         self.assert_refused(run("-p", "x", "--eviction", "nobody"), USAGE, "nobody", "list")
         self.assert_refused(run("-p", "x", "--io", "nobody"), USAGE, "nobody", "uring", "pread")
+        self.assert_refused(run("-p", "x", "--isa", "nobody"), USAGE, "nobody", "portable")
         self.assert_refused(run("-p", "x", "--draft-depth", "65"), USAGE, "65", "64", "auto")
         self.assert_refused(run("-p", "x", "--temp", "0.7"), USAGE, "greedy", "--temp 0")
         self.assert_refused(run("-p", "x", "-n", "-1"), USAGE, "--tokens")
@@ -70,6 +72,9 @@ class Flags(CliTestCase):
         ways = execute([Setup.binary, "run", "--io", "list"])
         self.assert_fine(ways)
         self.assertEqual(ways.out.split(), [b"uring", b"pread"])
+        sets = execute([Setup.binary, "run", "--isa", "list"])
+        self.assert_fine(sets)
+        self.assertEqual(sets.out.split(b"\n")[0], b"portable")
         for listing in (evictions, ways):
             self.assertEqual(listing.err, "")
             self.assertRegex(listing.out, rb"^([a-z-]+\n)+$")
@@ -77,7 +82,7 @@ class Flags(CliTestCase):
 
     def test_every_listed_value_works(self):
         reference = run("-p", PROMPT, "-n", "8").out
-        for flag in ("--eviction", "--io"):
+        for flag in ("--eviction", "--io", "--isa"):
             for name in execute([Setup.binary, "run", flag, "list"]).out.decode().split():
                 result = run("-p", PROMPT, "-n", "8", flag, name)
                 self.assert_fine(result)

@@ -36,7 +36,7 @@ class Statistics(CliTestCase):
         for key in NUMBERS:
             self.assertIn(type(stats[key]), (int, float), key)
             self.assertTrue(math.isfinite(stats[key]) and stats[key] >= 0, key)
-        for key in ("model", "draft", "stop", "eviction", "io"):
+        for key in ("model", "draft", "stop", "eviction", "io", "isa"):
             self.assertIs(type(stats[key]), str, key)
         self.assertEqual(stats["schema"], 1)
         self.assertLessEqual(stats["acceptance"], 1)

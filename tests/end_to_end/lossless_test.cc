@@ -104,6 +104,19 @@ TEST_F(Lossless, AnyThreadsAndReads) {
   }
 }
 
+// The demo models' types have the same bits on every instruction set, so even the text is the same.
+TEST_F(Lossless, AnyInstructionSet) {
+  for (const std::string& isa : instruction_set_names()) {
+    EngineOptions options = base_options();
+    options.isa = isa;
+    options.threads = 2;
+    options.expert_slots = 24;
+    options.draft_path = kQuantizedDraft;
+    options.draft_depth = 8;
+    expect_same(options, isa);
+  }
+}
+
 // A prompt that is prefilled in several runs and stages gives what token-by-token decoding gives.
 TEST_F(Lossless, LongPromptsAreBitEqualToDecoding) {
   EngineOptions options = base_options();
