@@ -1,8 +1,12 @@
 """What a draft brings: the same model and budget without a draft, with each draft, and with it loaded but unused.
 
-Alternating, one prompt a round. Prints median and range of the speed against no draft at all.
+Alternating, one prompt a round. Prints median and range of the speed against no draft at all, and, of the last column,
+how much of the ceiling was reached: what the same drafting, acceptance and experts would give if a verification took
+only as much longer than a single token's pass as it reads more weights (all of them from memory: for budgets that hold
+the model).
 
-    bench/drafts.py --model TARGET.gguf --ram 1.5G --draft DRAFT.gguf [--draft ...] [--rounds 5] [--tokens 192]
+    bench/drafts.py --model TARGET.gguf --ram 1.5G --draft DRAFT.gguf [--draft ...] [--depth 4 ...] [--rounds 5]
+                    [--tokens 192]
 """
 
 import argparse
@@ -15,11 +19,26 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+def weights_read(row):
+    """Bytes of weights that the target's passes touched while decoding, each expert once per pass."""
+    memory = {part["tag"]: part["bytes"] for part in row["memory"]}
+    experts = sum(layer["hits"] + layer["in_flight_hits"] + layer["misses"] for layer in row["decode_layers"])
+    expert_bytes = memory["expert slots"] / row["expert_slots"]
+    return row["steps"] * memory["dense weights"] + experts * expert_bytes
+
+
+def share_of_ceiling(row, base):
+    """base: the same prompt without a draft."""
+    verify = base["decode_s"] * weights_read(row) / weights_read(base)
+    return (verify + row["draft_s"]) / row["decode_s"] * base["generated_tokens"] / row["generated_tokens"]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--draft", action="append", default=[])
     parser.add_argument("--ram", required=True)
+    parser.add_argument("--depth", action="append", default=[], help="fixed depths to try as well")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=192)
     parser.add_argument("--binary", default=ROOT / "build/release/bin/drafthorse")
@@ -30,7 +49,8 @@ def main():
     for draft in args.draft:
         stem = pathlib.Path(draft).stem
         contenders[f"{stem}, auto"] = ["-d", draft]
-        contenders[f"{stem}, depth 0"] = ["-d", draft, "--draft-depth", "0"]
+        for depth in ["0", *args.depth]:
+            contenders[f"{stem}, depth {depth}"] = ["-d", draft, "--draft-depth", depth]
     results = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory() as folder:
         stats_file = f"{folder}/stats.json"
@@ -41,14 +61,15 @@ def main():
                 subprocess.run(command, check=True, capture_output=True)
                 results[name].append(json.loads(pathlib.Path(stats_file).read_text()))
 
-    print(f"{'':<36} {'x no draft':>22} {'tokens/s':>9} {'MB/token':>9} {'accepted':>9} {'slots':>6}  text")
+    print(f"{'':<36} {'x no draft':>22} {'tokens/s':>9} {'MB/token':>9} {'accepted':>9} {'slots':>6} {'of ceiling':>11}  text")
     for name, rows in results.items():
         ratios = [row["decode_tokens_per_s"] / base["decode_tokens_per_s"] for row, base in zip(rows, results["no draft"])]
         median = lambda key: statistics.median(row[key] for row in rows)
         same = all(row["text_hash"] == base["text_hash"] for row, base in zip(rows, results["no draft"]))
+        ceiling = statistics.median(share_of_ceiling(row, base) for row, base in zip(rows, results["no draft"]))
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
         print(f"{name:<36} {spread:>22} {median('decode_tokens_per_s'):9.2f} {median('bytes_read_per_token') / 1e6:9.0f} "
-              f"{median('acceptance'):9.0%} {rows[0]['expert_slots']:6d}  {'the same' if same else 'DIFFERENT'}")
+              f"{median('acceptance'):9.0%} {rows[0]['expert_slots']:6d} {ceiling:11.0%}  {'the same' if same else 'DIFFERENT'}")
 
 
 if __name__ == "__main__":
