@@ -31,6 +31,33 @@ using TileKernel = void (*)(const TileArguments& arguments);
 inline constexpr int64_t kTokenBlock = 64;
 inline constexpr int64_t kMaxLanes = 16;
 
+// Query rows of one sequence that read the same KV head, over a span of positions. `out` and `sum` are relative to
+// `maximum`: sum = sum of e^(score - maximum), out = sum of e^(score - maximum) * value.
+struct AttentionArguments {
+  const float* const* q = nullptr;  // `rows` rows of key_dim floats
+  int64_t rows = 0;                 // at most kMaxAttentionRows
+  // Row r sees positions [begin[r], end[r]). If that is empty, its results are left alone or are without meaning.
+  const int64_t* begin = nullptr;
+  const int64_t* end = nullptr;
+  // The row of position p at keys + p * key_stride bytes. None is read that lies outside of all rows' positions
+  // together, and none reaches a query row that does not see it.
+  const std::byte* keys = nullptr;
+  size_t key_stride = 0;
+  int64_t key_dim = 0;
+  const std::byte* values = nullptr;
+  size_t value_stride = 0;
+  int64_t value_dim = 0;
+  float scale = 1;           // of the scores
+  float softcap = 0;         // if positive, score = softcap * tanh(score / softcap)
+  float* out = nullptr;      // row r at out + r * out_stride
+  int64_t out_stride = 0;    // value_dim rounded up to kMaxLanes, or more
+  float* maximum = nullptr;  // one per row
+  float* sum = nullptr;      // one per row
+};
+
+inline constexpr int64_t kMaxAttentionRows = 64;
+inline constexpr int64_t kAttentionTile = 64;  // positions, at multiples of it
+
 struct Kernels {
   Isa isa = Isa::kPortable;
   int64_t lanes = 0;  // weight rows per tile
@@ -43,6 +70,13 @@ struct Kernels {
   void (*round_to_bf16)(const float* x, float* out, int64_t count) = nullptr;
   // y[i] = silu(gate[i]) * up[i]
   void (*gate)(const float* gate, const float* up, float* y, int64_t count) = nullptr;
+  // By type of keys and values; nullptr where there is none. Dimensions are multiples of the type's block.
+  void (*attend[GGML_TYPE_COUNT])(const AttentionArguments& arguments) = {};
+  // Adds what later positions gave to what earlier ones did: `count` elements, their maximum and sum.
+  void (*merge_attention)(const float* later, float later_maximum, float later_sum, float* out, float& maximum,
+                          float& sum, int64_t count) = nullptr;
+  // Divides by the sum, in which e^*sink is one more term unless it is nullptr.
+  void (*finish_attention)(float* out, float maximum, float sum, const float* sink, int64_t count) = nullptr;
 };
 
 // `isa` must be one of supported_isas().

@@ -1,6 +1,7 @@
 // Fills the table of one instruction set.
 #pragma once
 
+#include "ops/simd/attention_tile.h"
 #include "ops/simd/kernels.h"
 #include "ops/simd/linear_tile.h"
 #include "ops/simd/quantize.h"
@@ -29,6 +30,11 @@ void fill_kernels(Isa isa, Kernels& kernels) {
   kernels.round_to_f16 = round_to_f16<V>;
   kernels.round_to_bf16 = round_to_bf16<V>;
   kernels.gate = gate<V>;
+  kernels.attend[GGML_TYPE_F16] = attend<V, F16Cache<V>>;
+  kernels.attend[GGML_TYPE_BF16] = attend<V, Bf16Cache<V>>;
+  kernels.attend[GGML_TYPE_Q8_0] = attend<V, Q8Cache<V>>;
+  kernels.merge_attention = merge_attention<V>;
+  kernels.finish_attention = finish_attention<V>;
 }
 
 }  // namespace drafthorse::ops::simd

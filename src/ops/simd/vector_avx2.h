@@ -14,6 +14,8 @@ struct Avx2Vector {
   static constexpr int kLanes = 8;
   static constexpr int kIntTokens = 4;
   static constexpr int kFloatTokens = 3;
+  static constexpr int kAttentionRows = 6;
+  static constexpr int kAttentionVectors = 2;
   static constexpr int kSignedBias = 0;
 
   using I = __m256i;
@@ -33,6 +35,7 @@ struct Avx2Vector {
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
   static F min(F a, F b) { return _mm256_min_ps(a, b); }
   static F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a); }
+  static F zero_if_less(F x, F a, F b) { return _mm256_andnot_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ), x); }
   static float reduce_max(F a) {
     __m128 m = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     m = _mm_max_ps(m, _mm_movehl_ps(m, m));

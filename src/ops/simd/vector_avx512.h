@@ -17,6 +17,8 @@ struct Avx512Vector {
   static constexpr int kLanes = 16;
   static constexpr int kIntTokens = 8;
   static constexpr int kFloatTokens = 5;
+  static constexpr int kAttentionRows = 6;
+  static constexpr int kAttentionVectors = 4;
   static constexpr int kSignedBias = 128;
 
   using I = __m512i;
@@ -36,6 +38,7 @@ struct Avx512Vector {
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static F abs(F a) { return _mm512_abs_ps(a); }
+  static F zero_if_less(F x, F a, F b) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ), x); }
   static float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
 
   static F as_float(I a) { return _mm512_castsi512_ps(a); }

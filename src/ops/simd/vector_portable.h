@@ -18,6 +18,9 @@ struct PortableVector {
   // Tokens whose sums are kept in registers at once, for whole-number and for floating-point weights.
   static constexpr int kIntTokens = 2;
   static constexpr int kFloatTokens = 2;
+  // Query rows times vectors of keys or of value dimensions whose sums are kept in registers at once.
+  static constexpr int kAttentionRows = 2;
+  static constexpr int kAttentionVectors = 2;
   // What dot_s8() wants added to signed weights: 128 where the instruction takes unsigned ones only.
   static constexpr int kSignedBias = 0;
 
@@ -84,6 +87,10 @@ struct PortableVector {
   }
   static F abs(F a) {
     return floats([&](int i) { return std::abs(a.lane[i]); });
+  }
+  // x, or 0 in lanes where a < b.
+  static F zero_if_less(F x, F a, F b) {
+    return floats([&](int i) { return a.lane[i] < b.lane[i] ? 0.0F : x.lane[i]; });
   }
   // The largest lane.
   static float reduce_max(F a) {
