@@ -13,8 +13,8 @@ namespace drafthorse::ops {
 namespace {
 
 constexpr int64_t kLeastWork = 1 << 20;  // multiplications worth handing to another thread
-constexpr int64_t kPiecesPerThread = 8;
-constexpr int64_t kBlockFloats = 64 * 512;  // of results per block of rows, so that they stay in a second-level cache
+constexpr int64_t kPiecesPerThread = 4;
+constexpr int64_t kBlockFloats = 64 * 512;  // of results per piece, so that they stay in a second-level cache
 
 struct Range {
   int64_t begin = 0;
@@ -22,11 +22,12 @@ struct Range {
   bool empty() const { return begin >= end; }
 };
 
-// Query rows [first, first + rows) of a sequence's KV head, row = token * group + head within the group, over [begin,
-// end): all that they see, or one span of it.
+// Query rows [first, first + rows), row = token * group + head within the group, of each of a sequence's KV heads
+// [head, head + heads), over all positions that they see, or over one span of them.
 struct Piece {
   const AttentionSequence* sequence = nullptr;
-  int64_t kv_head = 0;
+  int64_t head = 0;
+  int64_t heads = 0;
   int64_t first = 0;
   int64_t rows = 0;
   Range seen;
@@ -59,8 +60,12 @@ class Attention {
 
   int64_t group() const { return group_; }
   // Results of a row: out, maximum, sum.
-  int64_t partial_floats(int64_t rows) const { return rows * (row_floats_ + 2); }
-  int64_t most_rows() const { return std::min(simd::kMaxAttentionRows, kBlockFloats / row_floats_); }
+  size_t partial_floats(int64_t rows) const { return static_cast<size_t>(rows * (row_floats_ + 2)); }
+  int64_t most_rows() const { return std::min(simd::kAttentionBlock, kBlockFloats / row_floats_); }
+  // KV heads that a piece may have, with so many rows of each: neighbours are one run of memory.
+  int64_t most_heads(int64_t rows) const {
+    return std::min({shape_.n_head_kv, simd::kMaxAttentionRows / rows, kBlockFloats / (row_floats_ * rows)});
+  }
 
   Range seen_by(const AttentionSequence& sequence, int64_t row) const {
     const int64_t position = sequence.positions[static_cast<size_t>(row / group_)];
@@ -84,67 +89,74 @@ class Attention {
     Totals totals;
     for_each_span(piece.seen, [&](const Range& span) {
       run(piece, span, out.data(), maximum.data(), sum.data());
-      for (int64_t r = 0; r < piece.rows; ++r) {
-        add(piece, r, span, out.data() + r * row_floats_, maximum[r], sum[r], totals);
-      }
+      add(piece, span, out.data(), maximum.data(), sum.data(), totals);
     });
     finish(piece, totals);
   }
 
   void one_span(const Piece& piece, float* partials) const {
+    const int64_t rows = piece.heads * piece.rows;
     float* out = partials + piece.partial;
-    float* maximum = out + piece.rows * row_floats_;
-    run(piece, piece.seen, out, maximum, maximum + piece.rows);
+    float* maximum = out + rows * row_floats_;
+    run(piece, piece.seen, out, maximum, maximum + rows);
   }
 
   // What one_span() left of a piece's spans, which lie one after the other.
   void merge(const Piece& piece, const float* partials) const {
+    const int64_t rows = piece.heads * piece.rows;
     Totals totals;
     const float* out = partials + piece.partial;
     for_each_span(piece.seen, [&](const Range& span) {
-      const float* maximum = out + piece.rows * row_floats_;
-      const float* sum = maximum + piece.rows;
-      for (int64_t r = 0; r < piece.rows; ++r) {
-        add(piece, r, span, out + r * row_floats_, maximum[r], sum[r], totals);
-      }
-      out += partial_floats(piece.rows);
+      const float* maximum = out + rows * row_floats_;
+      add(piece, span, out, maximum, maximum + rows, totals);
+      out += partial_floats(rows);
     });
     finish(piece, totals);
   }
 
  private:
+  // By result: head within the piece, then row.
   struct Totals {
     std::array<bool, simd::kMaxAttentionRows> any{};
     std::array<float, simd::kMaxAttentionRows> maximum;
     std::array<float, simd::kMaxAttentionRows> sum;
   };
 
-  int64_t head_of(const Piece& piece, int64_t r) const { return piece.kv_head * group_ + (piece.first + r) % group_; }
-  float* result_of(const Piece& piece, int64_t r) const {
+  static int64_t row_of(const Piece& piece, int64_t i) { return piece.first + i % piece.rows; }
+  int64_t token_of(const Piece& piece, int64_t i) const { return row_of(piece, i) / group_; }
+  int64_t head_of(const Piece& piece, int64_t i) const {
+    return (piece.head + i / piece.rows) * group_ + row_of(piece, i) % group_;
+  }
+  float* result_of(const Piece& piece, int64_t i) const {
     const AttentionSequence& s = *piece.sequence;
-    return s.out + (piece.first + r) / group_ * s.out_stride + head_of(piece, r) * shape_.value_dim;
+    return s.out + token_of(piece, i) * s.out_stride + head_of(piece, i) * shape_.value_dim;
   }
 
   void run(const Piece& piece, const Range& span, float* out, float* maximum, float* sum) const {
     const AttentionSequence& s = *piece.sequence;
     std::array<const float*, simd::kMaxAttentionRows> q;
-    std::array<int64_t, simd::kMaxAttentionRows> begin;
-    std::array<int64_t, simd::kMaxAttentionRows> end;
+    std::array<int64_t, simd::kAttentionBlock> begin;
+    std::array<int64_t, simd::kAttentionBlock> end;
     for (int64_t r = 0; r < piece.rows; ++r) {
       const Range seen = intersect(seen_by(s, piece.first + r), span);
       begin[r] = seen.begin;
       end[r] = seen.end;
-      q[r] = s.q + (piece.first + r) / group_ * s.q_token_stride + head_of(piece, r) * s.q_head_stride;
+    }
+    for (int64_t i = 0; i < piece.heads * piece.rows; ++i) {
+      q[i] = s.q + token_of(piece, i) * s.q_token_stride + head_of(piece, i) * s.q_head_stride;
     }
     kernel_({.q = q.data(),
+             .heads = piece.heads,
              .rows = piece.rows,
              .begin = begin.data(),
              .end = end.data(),
-             .keys = s.keys + static_cast<size_t>(piece.kv_head) * s.key_head_stride,
+             .keys = s.keys + static_cast<size_t>(piece.head) * s.key_head_stride,
              .key_stride = s.key_stride,
+             .key_head_stride = s.key_head_stride,
              .key_dim = shape_.key_dim,
-             .values = s.values + static_cast<size_t>(piece.kv_head) * s.value_head_stride,
+             .values = s.values + static_cast<size_t>(piece.head) * s.value_head_stride,
              .value_stride = s.value_stride,
+             .value_head_stride = s.value_head_stride,
              .value_dim = shape_.value_dim,
              .scale = shape_.scale,
              .softcap = shape_.softcap,
@@ -154,23 +166,27 @@ class Attention {
              .sum = sum});
   }
 
-  void add(const Piece& piece, int64_t r, const Range& span, const float* out, float maximum, float sum,
+  // A span's results to the sequence's own, for the rows that see any of it.
+  void add(const Piece& piece, const Range& span, const float* out, const float* maximum, const float* sum,
            Totals& totals) const {
-    if (intersect(seen_by(*piece.sequence, piece.first + r), span).empty()) return;
-    float* result = result_of(piece, r);
-    if (!std::exchange(totals.any[r], true)) {
-      std::copy_n(out, shape_.value_dim, result);
-      totals.maximum[r] = maximum;
-      totals.sum[r] = sum;
-      return;
+    for (int64_t i = 0; i < piece.heads * piece.rows; ++i) {
+      if (intersect(seen_by(*piece.sequence, row_of(piece, i)), span).empty()) continue;
+      const float* row = out + i * row_floats_;
+      float* result = result_of(piece, i);
+      if (std::exchange(totals.any[i], true)) {
+        kernels_.merge_attention(row, maximum[i], sum[i], result, totals.maximum[i], totals.sum[i], shape_.value_dim);
+        continue;
+      }
+      std::copy_n(row, shape_.value_dim, result);
+      totals.maximum[i] = maximum[i];
+      totals.sum[i] = sum[i];
     }
-    kernels_.merge_attention(out, maximum, sum, result, totals.maximum[r], totals.sum[r], shape_.value_dim);
   }
 
   void finish(const Piece& piece, const Totals& totals) const {
-    for (int64_t r = 0; r < piece.rows; ++r) {
-      const float* sink = shape_.sinks == nullptr ? nullptr : shape_.sinks + head_of(piece, r);
-      kernels_.finish_attention(result_of(piece, r), totals.maximum[r], totals.sum[r], sink, shape_.value_dim);
+    for (int64_t i = 0; i < piece.heads * piece.rows; ++i) {
+      const float* sink = shape_.sinks == nullptr ? nullptr : shape_.sinks + head_of(piece, i);
+      kernels_.finish_attention(result_of(piece, i), totals.maximum[i], totals.sum[i], sink, shape_.value_dim);
     }
   }
 
@@ -208,9 +224,9 @@ void attention_node(ggml_tensor* destination, int, int, void* userdata) {
 }  // namespace
 
 struct AttentionWorkspace::Lists {
-  std::vector<Piece> blocks;  // whole ones
+  std::vector<Piece> blocks;  // as many rows as a piece may have, and all heads
   std::vector<Piece> pieces;  // what threads take: whole ones and spans
-  std::vector<Piece> split;   // the blocks that are computed in spans
+  std::vector<Piece> split;   // those of which spans are taken
   std::vector<float> partials;
 };
 
@@ -235,8 +251,8 @@ void attend(const Processor& processor, const AttentionShape& shape, std::span<c
   lists.blocks.clear();
   lists.pieces.clear();
   lists.split.clear();
-  const auto work_of = [&](const Piece& piece) {
-    return piece.rows * (piece.seen.end - piece.seen.begin) * (shape.key_dim + shape.value_dim);
+  const auto work_of = [&](int64_t rows, const Range& seen) {
+    return rows * (seen.end - seen.begin) * (shape.key_dim + shape.value_dim);
   };
   int64_t work = 0;
   for (const AttentionSequence& sequence : sequences) {
@@ -245,34 +261,48 @@ void attend(const Processor& processor, const AttentionShape& shape, std::span<c
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t first = rows * block / blocks;
       const int64_t count = rows * (block + 1) / blocks - first;
-      const Range seen = attention.seen_by_all(sequence, first, count);
-      for (int64_t head = 0; head < shape.n_head_kv; ++head) {
-        lists.blocks.push_back({&sequence, head, first, count, seen});
-        work += work_of(lists.blocks.back());
-      }
+      lists.blocks.push_back({.sequence = &sequence,
+                              .heads = shape.n_head_kv,
+                              .first = first,
+                              .rows = count,
+                              .seen = attention.seen_by_all(sequence, first, count)});
+      work += shape.n_head_kv * work_of(count, lists.blocks.back().seen);
     }
   }
-  // Blocks too large for the threads to end together are cut into spans, as long as there is room for their results.
+  // As many heads side by side as leaves enough pieces for all threads to end together. Where that is too few, spans
+  // are pieces of their own, as long as there is room for their results.
   const int threads = processor.pool.threads();
+  const int64_t piece_work = threads == 1 ? work : work / (threads * kPiecesPerThread);
   size_t partial_floats = 0;
-  for (Piece block : lists.blocks) {
+  for (const Piece& block : lists.blocks) {
+    const int64_t most_heads = attention.most_heads(block.rows);
     const int64_t spans = spans_of(block.seen);
-    const size_t floats = static_cast<size_t>(spans * attention.partial_floats(block.rows));
-    if (threads == 1 || spans == 1 || work_of(block) * kPiecesPerThread * threads < work ||
-        (partial_floats + floats) * sizeof(float) > AttentionWorkspace::kMostBytes) {
-      lists.pieces.push_back(block);
-      continue;
+    const int64_t head_work = work_of(block.rows, block.seen);
+    const size_t floats = static_cast<size_t>(spans * shape.n_head_kv) * attention.partial_floats(block.rows);
+    const bool in_spans = spans > 1 && head_work * most_heads > piece_work &&
+                          (partial_floats + floats) * sizeof(float) <= AttentionWorkspace::kMostBytes;
+    const int64_t unit = std::max<int64_t>(1, in_spans ? head_work / spans : head_work);
+    const int64_t heads = std::clamp<int64_t>(piece_work / unit, 1, most_heads);
+    const int64_t parts = (shape.n_head_kv + heads - 1) / heads;
+    for (int64_t part = 0; part < parts; ++part) {
+      Piece piece = block;
+      piece.head = shape.n_head_kv * part / parts;
+      piece.heads = shape.n_head_kv * (part + 1) / parts - piece.head;
+      if (!in_spans) {
+        lists.pieces.push_back(piece);
+        continue;
+      }
+      piece.partial = partial_floats;
+      lists.split.push_back(piece);
+      Piece span = piece;
+      span.is_span = true;
+      for_each_span(piece.seen, [&](const Range& seen) {
+        span.seen = seen;
+        lists.pieces.push_back(span);
+        span.partial += attention.partial_floats(piece.heads * piece.rows);
+      });
+      partial_floats = span.partial;
     }
-    block.partial = partial_floats;
-    lists.split.push_back(block);
-    Piece span = block;
-    span.is_span = true;
-    for_each_span(block.seen, [&](const Range& seen) {
-      span.seen = seen;
-      lists.pieces.push_back(span);
-      span.partial += static_cast<size_t>(attention.partial_floats(block.rows));
-    });
-    partial_floats += floats;
   }
   if (lists.partials.size() < partial_floats) lists.partials.resize(partial_floats);
 

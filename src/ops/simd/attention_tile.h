@@ -104,41 +104,42 @@ struct Q8Cache {
 // --- the multiplication
 
 // c[r][0..] += a[r][k] * b[k * b_stride + 0..] for k = 0..steps - 1, in order: R rows, C vectors wide. c counts as 0
-// before that if `from_zero`.
-template <typename V, int R, int C>
+// before that if kFromZero. At least one step.
+template <typename V, bool kFromZero, int R, int C>
 [[gnu::noinline]] void multiply_tile(const float* const* a, int64_t a_offset, int64_t steps, const float* b,
-                                     int64_t b_stride, float* const* c, int64_t c_offset, bool from_zero) {
+                                     int64_t b_stride, float* const* c, int64_t c_offset) {
   using F = typename V::F;
   const float* x[R];
   F sum[R][C];
   for (int r = 0; r < R; ++r) {
     x[r] = a[r] + a_offset;
-    for (int i = 0; i < C; ++i) sum[r][i] = from_zero ? V::zero() : V::load(c[r] + c_offset + i * V::kLanes);
+    for (int i = 0; i < C; ++i) sum[r][i] = kFromZero ? V::zero() : V::load(c[r] + c_offset + i * V::kLanes);
   }
-  for (int64_t k = 0; k < steps; ++k) {
+  int64_t k = 0;
+  do {
     F w[C];
     for (int i = 0; i < C; ++i) w[i] = V::load(b + k * b_stride + i * V::kLanes);
     for (int r = 0; r < R; ++r) {
       const F factor = V::broadcast(x[r] + k);
       for (int i = 0; i < C; ++i) sum[r][i] = V::fma(w[i], factor, sum[r][i]);
     }
-  }
+  } while (++k < steps);
   for (int r = 0; r < R; ++r) {
     for (int i = 0; i < C; ++i) V::store(c[r] + c_offset + i * V::kLanes, sum[r][i]);
   }
 }
 
 // The same for any number of vectors.
-template <typename V, int R>
+template <typename V, bool kFromZero, int R>
 void multiply(const float* const* a, int64_t a_offset, int64_t steps, const float* b, int64_t b_stride, float* const* c,
-              int64_t c_offset, int64_t vectors, bool from_zero) {
+              int64_t c_offset, int64_t vectors) {
   constexpr int C = V::kAttentionVectors;
   int64_t i = 0;
   for (; i + C <= vectors; i += C) {
-    multiply_tile<V, R, C>(a, a_offset, steps, b + i * V::kLanes, b_stride, c, c_offset + i * V::kLanes, from_zero);
+    multiply_tile<V, kFromZero, R, C>(a, a_offset, steps, b + i * V::kLanes, b_stride, c, c_offset + i * V::kLanes);
   }
   for (; i < vectors; ++i) {
-    multiply_tile<V, R, 1>(a, a_offset, steps, b + i * V::kLanes, b_stride, c, c_offset + i * V::kLanes, from_zero);
+    multiply_tile<V, kFromZero, R, 1>(a, a_offset, steps, b + i * V::kLanes, b_stride, c, c_offset + i * V::kLanes);
   }
 }
 
@@ -162,39 +163,64 @@ inline void for_row_tiles(int64_t rows, const Function& function) {
 
 // --- one tile of positions
 
+// Asks for memory that will be read soon, a few cache lines at a time, in the order in which it lies.
+template <typename V>
+class AttentionPrefetcher {
+ public:
+  AttentionPrefetcher() = default;
+  // `rows` rows of `bytes`, in about `steps` steps.
+  AttentionPrefetcher(const std::byte* first, size_t stride, size_t bytes, int64_t rows, int64_t steps)
+      : row_(first), stride_(stride), bytes_(bytes), rows_(rows) {
+    const auto lines = static_cast<int64_t>((bytes + kLine - 1) / kLine) * rows;
+    per_step_ = (lines + steps - 1) / steps;
+  }
+  void step() {
+    for (int64_t i = 0; i < per_step_ && rows_ > 0; ++i) {
+      V::prefetch(row_ + offset_);
+      offset_ += kLine;
+      if (offset_ >= bytes_) {
+        offset_ = 0;
+        row_ += stride_;
+        --rows_;
+      }
+    }
+  }
+
+ private:
+  static constexpr size_t kLine = 64;
+  const std::byte* row_ = nullptr;
+  size_t stride_ = 0;
+  size_t bytes_ = 0;
+  int64_t rows_ = 0;
+  int64_t per_step_ = 0;
+  size_t offset_ = 0;
+};
+
 // What rows of a block have in common, and what is kept from tile to tile.
 template <typename V>
 struct AttentionState {
-  alignas(
-      64) float tile[kAttentionTile * kAttentionDims];  // keys: [dimension][position]; values: [position][dimension]
-  alignas(64) float scores[kMaxAttentionRows][kAttentionTile];
+  // Keys: [dimension][position]; values: [position][dimension].
+  alignas(64) float tile[kAttentionTile * kAttentionDims];
+  alignas(64) float scores[kAttentionBlock][kAttentionTile];
   alignas(64) float sums[kMaxAttentionRows][kAttentionSums];
-  float* score_rows[kMaxAttentionRows];
+  float* score_rows[kAttentionBlock];
   float* out_rows[kMaxAttentionRows];
   // Positions of the tile that a row sees, relative to the tile's first; both 0 if none.
-  int64_t begin[kMaxAttentionRows];
-  int64_t end[kMaxAttentionRows];
+  int64_t begin[kAttentionBlock];
+  int64_t end[kAttentionBlock];
   // Positions of the block and of the tile that any row sees.
   int64_t block_begin = INT64_MAX;
   int64_t block_end = 0;
   int64_t tile_first = 0;
   int64_t tile_begin = 0;
   int64_t tile_end = 0;
+  AttentionPrefetcher<V> next_keys;
+  AttentionPrefetcher<V> next_values;
 };
 
-// Bytes [begin, end) of the row at the same place in the next tile, for whoever comes there.
-template <typename V>
-void prefetch_next_tile(const AttentionState<V>& state, const std::byte* base, size_t stride, int64_t position,
-                        size_t begin, size_t end) {
-  const int64_t next = position + kAttentionTile;
-  if (next >= state.block_end) return;
-  const std::byte* row = base + static_cast<size_t>(next) * stride;
-  for (size_t offset = begin; offset < end; offset += 64) V::prefetch(row + offset);
-}
-
-// Keys' dimensions [first, first + count) of the tile's vectors [vector_begin, vector_end) -> tile.
+// Dimensions [first, first + count) of a head's keys, of the tile's vectors [vector_begin, vector_end) -> tile.
 template <typename V, typename Format>
-void convert_keys(AttentionState<V>& state, const AttentionArguments& a, int64_t first, int64_t count,
+void convert_keys(AttentionState<V>& state, const std::byte* keys, size_t stride, int64_t first, int64_t count,
                   int64_t vector_begin, int64_t vector_end) {
   constexpr int kLanes = V::kLanes;
   for (int64_t v = vector_begin; v < vector_end; ++v) {
@@ -202,19 +228,12 @@ void convert_keys(AttentionState<V>& state, const AttentionArguments& a, int64_t
     for (int lane = 0; lane < kLanes; ++lane) {
       const int64_t position = state.tile_first + v * kLanes + lane;
       const int64_t seen = greater<V>(state.block_begin, lesser<V>(position, state.block_end - 1));
-      rows[lane] = a.keys + static_cast<size_t>(seen) * a.key_stride;
+      rows[lane] = keys + static_cast<size_t>(seen) * stride;
     }
     float* out = state.tile + v * kLanes;
     const int64_t whole = count / Format::kStep * Format::kStep;
-    // Prefetches spread over the steps.
-    const int64_t lanes_per_step = whole == 0 ? 0 : (kLanes * Format::kStep + whole - 1) / whole;
-    int64_t lane = 0;
     for (int64_t d = 0; d < whole; d += Format::kStep) {
-      const int64_t lane_end = lesser<V>(lane + lanes_per_step, kLanes);
-      for (; lane < lane_end; ++lane) {
-        prefetch_next_tile<V>(state, a.keys, a.key_stride, state.tile_first + v * kLanes + lane, Format::offset(first),
-                              Format::offset(first + count));
-      }
+      state.next_keys.step();
       Format::transpose(rows, Format::offset(first + d), out + d * kAttentionTile);
     }
     if constexpr (Format::kBlock == 1) {
@@ -231,15 +250,14 @@ void convert_keys(AttentionState<V>& state, const AttentionArguments& a, int64_t
   }
 }
 
-// Values' dimensions [first, first + count) of the positions that any row sees -> tile, zeros up to a whole vector.
+// Dimensions [first, first + count) of a head's values, of the positions that any row sees -> tile, zeros up to a whole
+// vector.
 template <typename V, typename Format>
-void convert_values(AttentionState<V>& state, const AttentionArguments& a, int64_t first, int64_t count) {
+void convert_values(AttentionState<V>& state, const std::byte* values, size_t stride, int64_t first, int64_t count) {
   constexpr int kLanes = V::kLanes;
   for (int64_t i = state.tile_begin; i < state.tile_end; ++i) {
-    const int64_t position = state.tile_first + i;
-    prefetch_next_tile<V>(state, a.values, a.value_stride, position, Format::offset(first),
-                          Format::offset(first + count));
-    const std::byte* row = a.values + static_cast<size_t>(position) * a.value_stride;
+    state.next_values.step();
+    const std::byte* row = values + static_cast<size_t>(state.tile_first + i) * stride;
     float* out = state.tile + i * kAttentionDims;
     int64_t d = 0;
     for (; d + kLanes <= count; d += kLanes) V::store(out + d, Format::convert(row, first + d));
@@ -253,14 +271,16 @@ void convert_values(AttentionState<V>& state, const AttentionArguments& a, int64
   }
 }
 
-// Row r's scores of the tile become weights; its maximum, sums and out follow.
+// A head's row r: its scores of the tile become weights; its maximum, sums and out follow.
 template <typename V>
-void weigh(AttentionState<V>& state, const AttentionArguments& a, int64_t r) {
+void weigh(AttentionState<V>& state, const AttentionArguments& a, int64_t head, int64_t r) {
   using F = typename V::F;
   constexpr int kLanes = V::kLanes;
   constexpr int kVectors = kAttentionTile / kLanes;
   constexpr int kSums = kAttentionSums / kLanes;
   float* scores = state.scores[r];
+  float* sums = state.sums[head * a.rows + r];
+  float& maximum = a.maximum[head * a.rows + r];
   const int64_t begin = state.begin[r];
   const int64_t end = state.end[r];
   F score[kVectors];
@@ -280,31 +300,32 @@ void weigh(AttentionState<V>& state, const AttentionArguments& a, int64_t r) {
   for (int v = 1; v < kVectors; ++v) largest = V::max(score[v], largest);
   const float tile_maximum = V::reduce_max(largest);
   F sum[kSums];
-  for (int i = 0; i < kSums; ++i) sum[i] = V::load(state.sums[r] + i * kLanes);
-  if (tile_maximum > a.maximum[r]) {
-    const F shrink = exp_or_zero<V>(V::sub(V::set(a.maximum[r]), V::set(tile_maximum)));
-    a.maximum[r] = tile_maximum;
+  for (int i = 0; i < kSums; ++i) sum[i] = V::load(sums + i * kLanes);
+  if (tile_maximum > maximum) {
+    const F shrink = exp_or_zero<V>(V::sub(V::set(maximum), V::set(tile_maximum)));
+    maximum = tile_maximum;
     for (int i = 0; i < kSums; ++i) sum[i] = V::mul(sum[i], shrink);
-    float* out = state.out_rows[r];
+    float* out = state.out_rows[head * a.rows + r];
     for (int64_t d = 0; d < a.value_dim; d += kLanes) V::store(out + d, V::mul(V::load(out + d), shrink));
   }
-  const F maximum = V::set(a.maximum[r]);
+  const F base = V::set(maximum);
   for (int v = 0; v < kVectors; ++v) {
-    const F weight = exp_or_zero<V>(V::sub(score[v], maximum));
+    const F weight = exp_or_zero<V>(V::sub(score[v], base));
     V::store(scores + v * kLanes, weight);
     sum[v % kSums] = V::add(sum[v % kSums], weight);
   }
-  for (int i = 0; i < kSums; ++i) V::store(state.sums[r] + i * kLanes, sum[i]);
+  for (int i = 0; i < kSums; ++i) V::store(sums + i * kLanes, sum[i]);
 }
 
-// R rows from `first` on: out += weights * values. Each row takes its own positions, in order; what is not its own is
-// not even multiplied by zero, for it may be anything.
+// A head's R rows from `first` on, whose results begin at out_rows: out += weights * values. Each row takes its own
+// positions, in order; what is not its own is not even multiplied by zero, for it may be anything.
 template <typename V, int R>
-void add_values(AttentionState<V>& state, int64_t first, int64_t column, int64_t vectors) {
+void add_values(const AttentionState<V>& state, float* const* out_rows, int64_t first, int64_t column,
+                int64_t vectors) {
   const auto add_rows = [&]<int T>(int64_t row, int64_t begin, int64_t end) {
     if (begin < end) {
-      multiply<V, T>(state.score_rows + row, begin, end - begin, state.tile + begin * kAttentionDims, kAttentionDims,
-                     state.out_rows + row, column, vectors, false);
+      multiply<V, false, T>(state.score_rows + row, begin, end - begin, state.tile + begin * kAttentionDims,
+                            kAttentionDims, out_rows + row, column, vectors);
     }
   };
   int64_t begin = 0;
@@ -324,63 +345,111 @@ void add_values(AttentionState<V>& state, int64_t first, int64_t column, int64_t
 
 // --- the kernels
 
+// One head over one tile.
+template <typename V, typename Format>
+void attend_tile(AttentionState<V>& state, const AttentionArguments& a, int64_t head) {
+  constexpr int64_t kLanes = V::kLanes;
+  const std::byte* keys = a.keys + static_cast<size_t>(head) * a.key_head_stride;
+  const std::byte* values = a.values + static_cast<size_t>(head) * a.value_head_stride;
+  const float* const* q = a.q + head * a.rows;
+  float* const* out_rows = state.out_rows + head * a.rows;
+  const int64_t vector_begin = state.tile_begin / kLanes;
+  const int64_t vector_end = (state.tile_end + kLanes - 1) / kLanes;
+  for (int64_t d = 0; d < a.key_dim; d += kAttentionDims) {
+    const int64_t count = lesser<V>(kAttentionDims, a.key_dim - d);
+    convert_keys<V, Format>(state, keys, a.key_stride, d, count, vector_begin, vector_end);
+    for_row_tiles<V::kAttentionRows>(a.rows, [&]<int R>(int64_t row) {
+      const float* tile = state.tile + vector_begin * kLanes;
+      const int64_t first = vector_begin * kLanes;
+      const int64_t vectors = vector_end - vector_begin;
+      if (d == 0) {
+        multiply<V, true, R>(q + row, d, count, tile, kAttentionTile, state.score_rows + row, first, vectors);
+      } else {
+        multiply<V, false, R>(q + row, d, count, tile, kAttentionTile, state.score_rows + row, first, vectors);
+      }
+    });
+  }
+  for (int64_t r = 0; r < a.rows; ++r) {
+    if (state.begin[r] < state.end[r]) weigh<V>(state, a, head, r);
+  }
+  for (int64_t d = 0; d < a.value_dim; d += kAttentionDims) {
+    const int64_t count = lesser<V>(kAttentionDims, a.value_dim - d);
+    convert_values<V, Format>(state, values, a.value_stride, d, count);
+    for_row_tiles<V::kAttentionRows>(
+        a.rows, [&]<int R>(int64_t row) { add_values<V, R>(state, out_rows, row, d, (count + kLanes - 1) / kLanes); });
+  }
+}
+
+// What each row sees of the tile, and whether any does.
+template <typename V>
+bool enter_tile(AttentionState<V>& state, const AttentionArguments& a) {
+  state.tile_begin = kAttentionTile;
+  state.tile_end = 0;
+  for (int64_t r = 0; r < a.rows; ++r) {
+    const int64_t begin = greater<V>(a.begin[r] - state.tile_first, 0);
+    const int64_t end = lesser<V>(a.end[r] - state.tile_first, kAttentionTile);
+    const bool seen = begin < end;
+    state.begin[r] = seen ? begin : 0;
+    state.end[r] = seen ? end : 0;
+    if (seen) {
+      state.tile_begin = lesser<V>(state.tile_begin, begin);
+      state.tile_end = greater<V>(state.tile_end, end);
+    }
+  }
+  return state.tile_begin < state.tile_end;
+}
+
+// The next tile's rows, while this one is computed with.
+template <typename V, typename Format>
+void prefetch_from(AttentionState<V>& state, const AttentionArguments& a, int64_t position) {
+  const int64_t rows = lesser<V>(state.block_end - position, kAttentionTile);
+  if (rows <= 0) {
+    state.next_keys = {};
+    state.next_values = {};
+    return;
+  }
+  const int64_t key_steps = (a.key_dim + Format::kStep - 1) / Format::kStep * (kAttentionTile / V::kLanes);
+  const int64_t value_steps = (a.value_dim + kAttentionDims - 1) / kAttentionDims * kAttentionTile;
+  // Heads side by side are taken as one row.
+  const auto width = [&](size_t head_stride, size_t stride, int64_t dim) {
+    const size_t bytes = static_cast<size_t>(a.heads - 1) * head_stride + Format::offset(dim);
+    return bytes <= stride ? bytes : Format::offset(dim);
+  };
+  const auto at = static_cast<size_t>(position);
+  state.next_keys = {a.keys + at * a.key_stride, a.key_stride, width(a.key_head_stride, a.key_stride, a.key_dim), rows,
+                     a.heads * key_steps};
+  state.next_values = {a.values + at * a.value_stride, a.value_stride,
+                       width(a.value_head_stride, a.value_stride, a.value_dim), rows, a.heads * value_steps};
+}
+
 template <typename V, typename Format>
 void attend(const AttentionArguments& a) {
-  constexpr int64_t kLanes = V::kLanes;
   AttentionState<V> state;
   for (int64_t r = 0; r < a.rows; ++r) {
     state.score_rows[r] = state.scores[r];
-    state.out_rows[r] = a.out + r * a.out_stride;
-    a.maximum[r] = -__builtin_inff();
-    std::memset(state.sums[r], 0, sizeof state.sums[r]);
-    std::memset(state.out_rows[r], 0, sizeof(float) * static_cast<size_t>(a.out_stride));
     if (a.begin[r] < a.end[r]) {
       state.block_begin = lesser<V>(state.block_begin, a.begin[r]);
       state.block_end = greater<V>(state.block_end, a.end[r]);
     }
   }
+  for (int64_t i = 0; i < a.heads * a.rows; ++i) {
+    state.out_rows[i] = a.out + i * a.out_stride;
+    a.maximum[i] = -__builtin_inff();
+    std::memset(state.sums[i], 0, sizeof state.sums[i]);
+    std::memset(state.out_rows[i], 0, sizeof(float) * static_cast<size_t>(a.out_stride));
+  }
   for (state.tile_first = state.block_begin / kAttentionTile * kAttentionTile; state.tile_first < state.block_end;
        state.tile_first += kAttentionTile) {
-    state.tile_begin = kAttentionTile;
-    state.tile_end = 0;
-    for (int64_t r = 0; r < a.rows; ++r) {
-      const int64_t begin = greater<V>(a.begin[r] - state.tile_first, 0);
-      const int64_t end = lesser<V>(a.end[r] - state.tile_first, kAttentionTile);
-      const bool seen = begin < end;
-      state.begin[r] = seen ? begin : 0;
-      state.end[r] = seen ? end : 0;
-      if (seen) {
-        state.tile_begin = lesser<V>(state.tile_begin, begin);
-        state.tile_end = greater<V>(state.tile_end, end);
-      }
-    }
-    if (state.tile_begin >= state.tile_end) continue;
-    const int64_t vector_begin = state.tile_begin / kLanes;
-    const int64_t vector_end = (state.tile_end + kLanes - 1) / kLanes;
-    for (int64_t d = 0; d < a.key_dim; d += kAttentionDims) {
-      const int64_t count = lesser<V>(kAttentionDims, a.key_dim - d);
-      convert_keys<V, Format>(state, a, d, count, vector_begin, vector_end);
-      for_row_tiles<V::kAttentionRows>(a.rows, [&]<int R>(int64_t row) {
-        multiply<V, R>(a.q + row, d, count, state.tile + vector_begin * kLanes, kAttentionTile, state.score_rows + row,
-                       vector_begin * kLanes, vector_end - vector_begin, d == 0);
-      });
-    }
-    for (int64_t r = 0; r < a.rows; ++r) {
-      if (state.begin[r] < state.end[r]) weigh<V>(state, a, r);
-    }
-    for (int64_t d = 0; d < a.value_dim; d += kAttentionDims) {
-      const int64_t count = lesser<V>(kAttentionDims, a.value_dim - d);
-      convert_values<V, Format>(state, a, d, count);
-      for_row_tiles<V::kAttentionRows>(
-          a.rows, [&]<int R>(int64_t row) { add_values<V, R>(state, row, d, (count + kLanes - 1) / kLanes); });
-    }
+    if (!enter_tile<V>(state, a)) continue;
+    prefetch_from<V, Format>(state, a, state.tile_first + kAttentionTile);
+    for (int64_t head = 0; head < a.heads; ++head) attend_tile<V, Format>(state, a, head);
   }
-  for (int64_t r = 0; r < a.rows; ++r) {
-    float* sums = state.sums[r];
+  for (int64_t i = 0; i < a.heads * a.rows; ++i) {
+    float* sums = state.sums[i];
     for (int half = kAttentionSums / 2; half > 0; half /= 2) {
-      for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
+      for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
     }
-    a.sum[r] = sums[0];
+    a.sum[i] = sums[0];
   }
 }
 

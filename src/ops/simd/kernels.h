@@ -31,31 +31,36 @@ using TileKernel = void (*)(const TileArguments& arguments);
 inline constexpr int64_t kTokenBlock = 64;
 inline constexpr int64_t kMaxLanes = 16;
 
-// Query rows of one sequence that read the same KV head, over a span of positions. `out` and `sum` are relative to
-// `maximum`: sum = sum of e^(score - maximum), out = sum of e^(score - maximum) * value.
+// Query rows of one sequence over a span of positions: `rows` rows for each of `heads` neighbouring KV heads. Results
+// of head h's row r have the index h * rows + r; `out` and `sum` are relative to `maximum`: sum = sum of e^(score -
+// maximum), out = sum of e^(score - maximum) * value.
 struct AttentionArguments {
-  const float* const* q = nullptr;  // `rows` rows of key_dim floats
-  int64_t rows = 0;                 // at most kMaxAttentionRows
-  // Row r sees positions [begin[r], end[r]). If that is empty, its results are left alone or are without meaning.
+  const float* const* q = nullptr;  // heads * rows rows of key_dim floats
+  int64_t heads = 1;
+  int64_t rows = 0;  // at most kAttentionBlock; heads * rows at most kMaxAttentionRows
+  // Row r, of any head, sees positions [begin[r], end[r]). If that is empty, its results are without meaning.
   const int64_t* begin = nullptr;
   const int64_t* end = nullptr;
-  // The row of position p at keys + p * key_stride bytes. None is read that lies outside of all rows' positions
-  // together, and none reaches a query row that does not see it.
+  // Head h's row of position p at keys + p * key_stride + h * key_head_stride bytes. None is read that lies outside of
+  // all rows' positions together, and none reaches a query row that does not see it.
   const std::byte* keys = nullptr;
   size_t key_stride = 0;
+  size_t key_head_stride = 0;
   int64_t key_dim = 0;
   const std::byte* values = nullptr;
   size_t value_stride = 0;
+  size_t value_head_stride = 0;
   int64_t value_dim = 0;
   float scale = 1;           // of the scores
   float softcap = 0;         // if positive, score = softcap * tanh(score / softcap)
-  float* out = nullptr;      // row r at out + r * out_stride
+  float* out = nullptr;      // [heads * rows][out_stride]
   int64_t out_stride = 0;    // value_dim rounded up to kMaxLanes, or more
-  float* maximum = nullptr;  // one per row
-  float* sum = nullptr;      // one per row
+  float* maximum = nullptr;  // [heads * rows]
+  float* sum = nullptr;      // [heads * rows]
 };
 
-inline constexpr int64_t kMaxAttentionRows = 64;
+inline constexpr int64_t kAttentionBlock = 64;
+inline constexpr int64_t kMaxAttentionRows = 128;
 inline constexpr int64_t kAttentionTile = 64;  // positions, at multiples of it
 
 struct Kernels {
