@@ -27,6 +27,10 @@ namespace drafthorse::ops::simd {
 inline constexpr int64_t kAttentionDims = 128;
 inline constexpr int kAttentionSums = 16;
 
+// A tick of AttentionPrefetcher: keys turned for a vector of positions, or positions whose values are.
+inline constexpr int64_t kDimsPerTick = 32;
+inline constexpr int64_t kPositionsPerTick = 16;
+
 // Not std::min and std::max: what is no template over the vector would be shared between instruction sets.
 template <typename V>
 int64_t lesser(int64_t a, int64_t b) {
@@ -163,37 +167,55 @@ inline void for_row_tiles(int64_t rows, const Function& function) {
 
 // --- one tile of positions
 
-// Asks for memory that will be read soon, a few cache lines at a time, in the order in which it lies.
+// Asks for the next tile's memory, in the order in which it lies and evenly over the conversion of this one, for many
+// requests at once wait for each other and the processor for them.
 template <typename V>
 class AttentionPrefetcher {
  public:
+  struct Rows {
+    const std::byte* first = nullptr;
+    size_t stride = 0;
+    size_t bytes = 0;  // of each row
+    int64_t count = 0;
+  };
   AttentionPrefetcher() = default;
-  // `rows` rows of `bytes`, in about `steps` steps.
-  AttentionPrefetcher(const std::byte* first, size_t stride, size_t bytes, int64_t rows, int64_t steps)
-      : row_(first), stride_(stride), bytes_(bytes), rows_(rows) {
-    const auto lines = static_cast<int64_t>((bytes + kLine - 1) / kLine) * rows;
-    per_step_ = (lines + steps - 1) / steps;
+  AttentionPrefetcher(const Rows& keys, const Rows& values, int64_t ticks) : rows_(keys), then_(values) {
+    rate_ = (lines(keys) + lines(values)) * kOne / ticks + 1;
   }
-  void step() {
-    for (int64_t i = 0; i < per_step_ && rows_ > 0; ++i) {
-      V::prefetch(row_ + offset_);
-      offset_ += kLine;
-      if (offset_ >= bytes_) {
-        offset_ = 0;
-        row_ += stride_;
-        --rows_;
+  // Of the `ticks` given above.
+  void advance(int64_t ticks) {
+    credit_ += ticks * rate_;
+    const std::byte* row = rows_.first;  // not in memory from line to line
+    size_t offset = offset_;
+    int64_t count = rows_.count;
+    for (; credit_ >= kOne && count > 0; credit_ -= kOne) {
+      V::prefetch(row + offset);
+      offset += kLine;
+      if (offset >= rows_.bytes) {
+        offset = 0;
+        row += rows_.stride;
+        --count;
       }
+    }
+    rows_.first = row;
+    offset_ = offset;
+    rows_.count = count;
+    if (count == 0) {
+      rows_ = then_;
+      then_.count = 0;
     }
   }
 
  private:
+  static constexpr int64_t kOne = 256;  // a line
   static constexpr size_t kLine = 64;
-  const std::byte* row_ = nullptr;
-  size_t stride_ = 0;
-  size_t bytes_ = 0;
-  int64_t rows_ = 0;
-  int64_t per_step_ = 0;
+  static int64_t lines(const Rows& rows) { return static_cast<int64_t>((rows.bytes + kLine - 1) / kLine) * rows.count; }
+
+  Rows rows_;
+  Rows then_;
   size_t offset_ = 0;
+  int64_t rate_ = 0;
+  int64_t credit_ = 0;
 };
 
 // What rows of a block have in common, and what is kept from tile to tile.
@@ -214,8 +236,7 @@ struct AttentionState {
   int64_t tile_first = 0;
   int64_t tile_begin = 0;
   int64_t tile_end = 0;
-  AttentionPrefetcher<V> next_keys;
-  AttentionPrefetcher<V> next_values;
+  AttentionPrefetcher<V> next;
 };
 
 // Dimensions [first, first + count) of a head's keys, of the tile's vectors [vector_begin, vector_end) -> tile.
@@ -233,7 +254,7 @@ void convert_keys(AttentionState<V>& state, const std::byte* keys, size_t stride
     float* out = state.tile + v * kLanes;
     const int64_t whole = count / Format::kStep * Format::kStep;
     for (int64_t d = 0; d < whole; d += Format::kStep) {
-      state.next_keys.step();
+      if (d % kDimsPerTick == 0) state.next.advance(1);
       Format::transpose(rows, Format::offset(first + d), out + d * kAttentionTile);
     }
     if constexpr (Format::kBlock == 1) {
@@ -256,7 +277,7 @@ template <typename V, typename Format>
 void convert_values(AttentionState<V>& state, const std::byte* values, size_t stride, int64_t first, int64_t count) {
   constexpr int kLanes = V::kLanes;
   for (int64_t i = state.tile_begin; i < state.tile_end; ++i) {
-    state.next_values.step();
+    if (i % kPositionsPerTick == 0) state.next.advance(1);
     const std::byte* row = values + static_cast<size_t>(state.tile_first + i) * stride;
     float* out = state.tile + i * kAttentionDims;
     int64_t d = 0;
@@ -375,8 +396,9 @@ void attend_tile(AttentionState<V>& state, const AttentionArguments& a, int64_t 
   for (int64_t d = 0; d < a.value_dim; d += kAttentionDims) {
     const int64_t count = lesser<V>(kAttentionDims, a.value_dim - d);
     convert_values<V, Format>(state, values, a.value_stride, d, count);
-    for_row_tiles<V::kAttentionRows>(
-        a.rows, [&]<int R>(int64_t row) { add_values<V, R>(state, out_rows, row, d, (count + kLanes - 1) / kLanes); });
+    for_row_tiles<V::kAttentionRows>(a.rows, [&]<int R>(int64_t row) {
+      add_values<V, R>(state, out_rows, row, d, (count + kLanes - 1) / kLanes);
+    });
   }
 }
 
@@ -399,27 +421,24 @@ bool enter_tile(AttentionState<V>& state, const AttentionArguments& a) {
   return state.tile_begin < state.tile_end;
 }
 
-// The next tile's rows, while this one is computed with.
+// Has the rows from `position` on, a tile of them, asked for while the present tile is computed with.
 template <typename V, typename Format>
 void prefetch_from(AttentionState<V>& state, const AttentionArguments& a, int64_t position) {
-  const int64_t rows = lesser<V>(state.block_end - position, kAttentionTile);
-  if (rows <= 0) {
-    state.next_keys = {};
-    state.next_values = {};
-    return;
-  }
-  const int64_t key_steps = (a.key_dim + Format::kStep - 1) / Format::kStep * (kAttentionTile / V::kLanes);
-  const int64_t value_steps = (a.value_dim + kAttentionDims - 1) / kAttentionDims * kAttentionTile;
+  using Prefetcher = AttentionPrefetcher<V>;
+  state.next = {};
+  const int64_t count = lesser<V>(state.block_end - position, kAttentionTile);
+  if (count <= 0) return;
   // Heads side by side are taken as one row.
-  const auto width = [&](size_t head_stride, size_t stride, int64_t dim) {
-    const size_t bytes = static_cast<size_t>(a.heads - 1) * head_stride + Format::offset(dim);
-    return bytes <= stride ? bytes : Format::offset(dim);
+  const auto rows = [&](const std::byte* base, size_t stride, size_t head_stride, int64_t dim) {
+    const size_t all = static_cast<size_t>(a.heads - 1) * head_stride + Format::offset(dim);
+    return typename Prefetcher::Rows{base + static_cast<size_t>(position) * stride, stride,
+                                     all <= stride ? all : Format::offset(dim), count};
   };
-  const auto at = static_cast<size_t>(position);
-  state.next_keys = {a.keys + at * a.key_stride, a.key_stride, width(a.key_head_stride, a.key_stride, a.key_dim), rows,
-                     a.heads * key_steps};
-  state.next_values = {a.values + at * a.value_stride, a.value_stride,
-                       width(a.value_head_stride, a.value_stride, a.value_dim), rows, a.heads * value_steps};
+  const int64_t value_parts = (a.value_dim + kAttentionDims - 1) / kAttentionDims;
+  const int64_t ticks = (a.key_dim + kDimsPerTick - 1) / kDimsPerTick * (kAttentionTile / V::kLanes) +
+                        value_parts * (kAttentionTile / kPositionsPerTick);
+  state.next = Prefetcher(rows(a.keys, a.key_stride, a.key_head_stride, a.key_dim),
+                          rows(a.values, a.value_stride, a.value_head_stride, a.value_dim), a.heads * ticks);
 }
 
 template <typename V, typename Format>
