@@ -296,7 +296,6 @@ void register_all() {
     }
   }
   for (const ggml_type type : {GGML_TYPE_BF16, GGML_TYPE_Q8_0}) register_case("", {4096, 4, 8, 8, type});
-  for (int g:{1,4}) for (int n:{1,8}) register_case("l3/", {.prefix = 4096, .group = g, .tokens = n, .n_head_kv = 4, .rotate_bytes = 1});
   register_case("smoke/", {.prefix = 100, .group = 2, .tokens = 3, .n_head_kv = 2, .rotate_bytes = 0});
 }
 

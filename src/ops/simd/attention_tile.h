@@ -27,9 +27,14 @@ namespace drafthorse::ops::simd {
 inline constexpr int64_t kAttentionDims = 128;
 inline constexpr int kAttentionSums = 16;
 
-// A tick of AttentionPrefetcher: keys turned for a vector of positions, or positions whose values are.
-inline constexpr int64_t kDimsPerTick = 32;
-inline constexpr int64_t kPositionsPerTick = 16;
+// What takes some ticks of AttentionPrefetcher: dimensions of keys, turned for a vector of positions; positions whose
+// values are converted; steps of a multiplication, for which eight vectors of sums are a tick.
+inline constexpr int64_t kDimsPerAdvance = 32;
+inline constexpr int64_t kPositionsPerAdvance = 16;
+inline constexpr int64_t kStepsPerAdvance = 16;
+inline constexpr int64_t kDimTicks = 2;
+inline constexpr int64_t kPositionTicks = 4;
+inline constexpr int64_t kVectorsPerTick = 8;
 
 // Not std::min and std::max: what is no template over the vector would be shared between instruction sets.
 template <typename V>
@@ -105,70 +110,10 @@ struct Q8Cache {
   }
 };
 
-// --- the multiplication
+// --- the next tile's memory
 
-// c[r][0..] += a[r][k] * b[k * b_stride + 0..] for k = 0..steps - 1, in order: R rows, C vectors wide. c counts as 0
-// before that if kFromZero. At least one step.
-template <typename V, bool kFromZero, int R, int C>
-[[gnu::noinline]] void multiply_tile(const float* const* a, int64_t a_offset, int64_t steps, const float* b,
-                                     int64_t b_stride, float* const* c, int64_t c_offset) {
-  using F = typename V::F;
-  const float* x[R];
-  F sum[R][C];
-  for (int r = 0; r < R; ++r) {
-    x[r] = a[r] + a_offset;
-    for (int i = 0; i < C; ++i) sum[r][i] = kFromZero ? V::zero() : V::load(c[r] + c_offset + i * V::kLanes);
-  }
-  int64_t k = 0;
-  do {
-    F w[C];
-    for (int i = 0; i < C; ++i) w[i] = V::load(b + k * b_stride + i * V::kLanes);
-    for (int r = 0; r < R; ++r) {
-      const F factor = V::broadcast(x[r] + k);
-      for (int i = 0; i < C; ++i) sum[r][i] = V::fma(w[i], factor, sum[r][i]);
-    }
-  } while (++k < steps);
-  for (int r = 0; r < R; ++r) {
-    for (int i = 0; i < C; ++i) V::store(c[r] + c_offset + i * V::kLanes, sum[r][i]);
-  }
-}
-
-// The same for any number of vectors.
-template <typename V, bool kFromZero, int R>
-void multiply(const float* const* a, int64_t a_offset, int64_t steps, const float* b, int64_t b_stride, float* const* c,
-              int64_t c_offset, int64_t vectors) {
-  constexpr int C = V::kAttentionVectors;
-  int64_t i = 0;
-  for (; i + C <= vectors; i += C) {
-    multiply_tile<V, kFromZero, R, C>(a, a_offset, steps, b + i * V::kLanes, b_stride, c, c_offset + i * V::kLanes);
-  }
-  for (; i < vectors; ++i) {
-    multiply_tile<V, kFromZero, R, 1>(a, a_offset, steps, b + i * V::kLanes, b_stride, c, c_offset + i * V::kLanes);
-  }
-}
-
-// function.template operator()<R>(first) for tiles of R <= kMost rows, as equal as can be.
-template <int kMost, typename Function>
-inline void with_rows(int64_t rows, int64_t first, const Function& function) {
-  if (rows == kMost) {
-    function.template operator()<kMost>(first);
-  } else if constexpr (kMost > 1) {
-    with_rows<kMost - 1>(rows, first, function);
-  }
-}
-template <int kMost, typename Function>
-inline void for_row_tiles(int64_t rows, const Function& function) {
-  const int64_t tiles = (rows + kMost - 1) / kMost;
-  for (int64_t i = 0; i < tiles; ++i) {
-    const int64_t first = rows * i / tiles;
-    with_rows<kMost>(rows * (i + 1) / tiles - first, first, function);
-  }
-}
-
-// --- one tile of positions
-
-// Asks for the next tile's memory, in the order in which it lies and evenly over the conversion of this one, for many
-// requests at once wait for each other and the processor for them.
+// Asks for the next tile's memory, in the order in which it lies and evenly over the time that this one takes, for many
+// requests at once wait for each other and the processor for them. Time is counted in ticks, of about 64 cycles.
 template <typename V>
 class AttentionPrefetcher {
  public:
@@ -218,6 +163,72 @@ class AttentionPrefetcher {
   int64_t credit_ = 0;
 };
 
+// --- the multiplication
+
+// c[r][0..] += a[r][k] * b[k * b_stride + 0..] for k = 0..steps - 1, in order: R rows, C vectors wide. c counts as 0
+// before that if kFromZero. At least one step.
+template <typename V, bool kFromZero, int R, int C>
+[[gnu::noinline]] void multiply_tile(const float* const* a, int64_t a_offset, int64_t steps, const float* b,
+                                     int64_t b_stride, float* const* c, int64_t c_offset,
+                                     AttentionPrefetcher<V>& next) {
+  using F = typename V::F;
+  const float* x[R];
+  F sum[R][C];
+  for (int r = 0; r < R; ++r) {
+    x[r] = a[r] + a_offset;
+    for (int i = 0; i < C; ++i) sum[r][i] = kFromZero ? V::zero() : V::load(c[r] + c_offset + i * V::kLanes);
+  }
+  int64_t k = 0;
+  do {
+    if (k % kStepsPerAdvance == 0) next.advance((R * C + kVectorsPerTick - 1) / kVectorsPerTick);
+    F w[C];
+    for (int i = 0; i < C; ++i) w[i] = V::load(b + k * b_stride + i * V::kLanes);
+    for (int r = 0; r < R; ++r) {
+      const F factor = V::broadcast(x[r] + k);
+      for (int i = 0; i < C; ++i) sum[r][i] = V::fma(w[i], factor, sum[r][i]);
+    }
+  } while (++k < steps);
+  for (int r = 0; r < R; ++r) {
+    for (int i = 0; i < C; ++i) V::store(c[r] + c_offset + i * V::kLanes, sum[r][i]);
+  }
+}
+
+// The same for any number of vectors.
+template <typename V, bool kFromZero, int R>
+void multiply(const float* const* a, int64_t a_offset, int64_t steps, const float* b, int64_t b_stride, float* const* c,
+              int64_t c_offset, int64_t vectors, AttentionPrefetcher<V>& next) {
+  constexpr int C = V::kAttentionVectors;
+  int64_t i = 0;
+  for (; i + C <= vectors; i += C) {
+    multiply_tile<V, kFromZero, R, C>(a, a_offset, steps, b + i * V::kLanes, b_stride, c, c_offset + i * V::kLanes,
+                                      next);
+  }
+  for (; i < vectors; ++i) {
+    multiply_tile<V, kFromZero, R, 1>(a, a_offset, steps, b + i * V::kLanes, b_stride, c, c_offset + i * V::kLanes,
+                                      next);
+  }
+}
+
+// function.template operator()<R>(first) for tiles of R <= kMost rows, as equal as can be.
+template <int kMost, typename Function>
+inline void with_rows(int64_t rows, int64_t first, const Function& function) {
+  if (rows == kMost) {
+    function.template operator()<kMost>(first);
+  } else if constexpr (kMost > 1) {
+    with_rows<kMost - 1>(rows, first, function);
+  }
+}
+template <int kMost, typename Function>
+inline void for_row_tiles(int64_t rows, const Function& function) {
+  const int64_t tiles = (rows + kMost - 1) / kMost;
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t first = rows * i / tiles;
+    with_rows<kMost>(rows * (i + 1) / tiles - first, first, function);
+  }
+}
+
+// --- one tile of positions
+
 // What rows of a block have in common, and what is kept from tile to tile.
 template <typename V>
 struct AttentionState {
@@ -254,7 +265,7 @@ void convert_keys(AttentionState<V>& state, const std::byte* keys, size_t stride
     float* out = state.tile + v * kLanes;
     const int64_t whole = count / Format::kStep * Format::kStep;
     for (int64_t d = 0; d < whole; d += Format::kStep) {
-      if (d % kDimsPerTick == 0) state.next.advance(1);
+      if (d % kDimsPerAdvance == 0) state.next.advance(kDimTicks);
       Format::transpose(rows, Format::offset(first + d), out + d * kAttentionTile);
     }
     if constexpr (Format::kBlock == 1) {
@@ -277,7 +288,7 @@ template <typename V, typename Format>
 void convert_values(AttentionState<V>& state, const std::byte* values, size_t stride, int64_t first, int64_t count) {
   constexpr int kLanes = V::kLanes;
   for (int64_t i = state.tile_begin; i < state.tile_end; ++i) {
-    if (i % kPositionsPerTick == 0) state.next.advance(1);
+    if (i % kPositionsPerAdvance == 0) state.next.advance(kPositionTicks);
     const std::byte* row = values + static_cast<size_t>(state.tile_first + i) * stride;
     float* out = state.tile + i * kAttentionDims;
     int64_t d = 0;
@@ -341,12 +352,11 @@ void weigh(AttentionState<V>& state, const AttentionArguments& a, int64_t head, 
 // A head's R rows from `first` on, whose results begin at out_rows: out += weights * values. Each row takes its own
 // positions, in order; what is not its own is not even multiplied by zero, for it may be anything.
 template <typename V, int R>
-void add_values(const AttentionState<V>& state, float* const* out_rows, int64_t first, int64_t column,
-                int64_t vectors) {
+void add_values(AttentionState<V>& state, float* const* out_rows, int64_t first, int64_t column, int64_t vectors) {
   const auto add_rows = [&]<int T>(int64_t row, int64_t begin, int64_t end) {
     if (begin < end) {
       multiply<V, false, T>(state.score_rows + row, begin, end - begin, state.tile + begin * kAttentionDims,
-                            kAttentionDims, out_rows + row, column, vectors);
+                            kAttentionDims, out_rows + row, column, vectors, state.next);
     }
   };
   int64_t begin = 0;
@@ -384,9 +394,11 @@ void attend_tile(AttentionState<V>& state, const AttentionArguments& a, int64_t 
       const int64_t first = vector_begin * kLanes;
       const int64_t vectors = vector_end - vector_begin;
       if (d == 0) {
-        multiply<V, true, R>(q + row, d, count, tile, kAttentionTile, state.score_rows + row, first, vectors);
+        multiply<V, true, R>(q + row, d, count, tile, kAttentionTile, state.score_rows + row, first, vectors,
+                             state.next);
       } else {
-        multiply<V, false, R>(q + row, d, count, tile, kAttentionTile, state.score_rows + row, first, vectors);
+        multiply<V, false, R>(q + row, d, count, tile, kAttentionTile, state.score_rows + row, first, vectors,
+                              state.next);
       }
     });
   }
@@ -396,9 +408,8 @@ void attend_tile(AttentionState<V>& state, const AttentionArguments& a, int64_t 
   for (int64_t d = 0; d < a.value_dim; d += kAttentionDims) {
     const int64_t count = lesser<V>(kAttentionDims, a.value_dim - d);
     convert_values<V, Format>(state, values, a.value_stride, d, count);
-    for_row_tiles<V::kAttentionRows>(a.rows, [&]<int R>(int64_t row) {
-      add_values<V, R>(state, out_rows, row, d, (count + kLanes - 1) / kLanes);
-    });
+    for_row_tiles<V::kAttentionRows>(
+        a.rows, [&]<int R>(int64_t row) { add_values<V, R>(state, out_rows, row, d, (count + kLanes - 1) / kLanes); });
   }
 }
 
@@ -434,9 +445,11 @@ void prefetch_from(AttentionState<V>& state, const AttentionArguments& a, int64_
     return typename Prefetcher::Rows{base + static_cast<size_t>(position) * stride, stride,
                                      all <= stride ? all : Format::offset(dim), count};
   };
-  const int64_t value_parts = (a.value_dim + kAttentionDims - 1) / kAttentionDims;
-  const int64_t ticks = (a.key_dim + kDimsPerTick - 1) / kDimsPerTick * (kAttentionTile / V::kLanes) +
-                        value_parts * (kAttentionTile / kPositionsPerTick);
+  const auto parts = [](int64_t whole, int64_t part) { return (whole + part - 1) / part; };
+  const int64_t ticks =
+      parts(a.key_dim, kDimsPerAdvance) * kDimTicks * (kAttentionTile / V::kLanes) +
+      parts(a.value_dim, kAttentionDims) * kPositionTicks * (kAttentionTile / kPositionsPerAdvance) +
+      a.rows * (a.key_dim + a.value_dim) * kAttentionTile / (V::kLanes * kStepsPerAdvance * kVectorsPerTick);
   state.next = Prefetcher(rows(a.keys, a.key_stride, a.key_head_stride, a.key_dim),
                           rows(a.values, a.value_stride, a.value_head_stride, a.value_dim), a.heads * ticks);
 }
