@@ -333,6 +333,7 @@ ggml_tensor* attention(ggml_context* context, ggml_tensor* q, ggml_tensor* k, gg
   CHECK(q->nb[0] == sizeof(float) && q->ne[3] == 1 && positions->ne[0] == q->ne[2]);
   CHECK(k->ne[0] == shape.key_dim * shape.n_head_kv && k->type == shape.kv_type);
   CHECK(v->ne[0] == shape.value_dim * shape.n_head_kv && v->type == shape.kv_type);
+  if (shape.kv_type == GGML_TYPE_F16) q = ggml_cast(context, ggml_cast(context, q, GGML_TYPE_F16), GGML_TYPE_F32);
   ggml_tensor* args[] = {q, k, v, positions};
   return ggml_custom_4d(context, GGML_TYPE_F32, shape.value_dim * shape.n_head, q->ne[2], 1, 1, args, 4, attention_node,
                         1, const_cast<AttentionNode*>(&node));

@@ -89,6 +89,7 @@ struct AttentionNode {
 
 // One sequence. q: [key_dim, n_head, n] F32; k: [key_dim * n_head_kv, context], v: [value_dim * n_head_kv, context],
 // both kv_type; positions: [n] I32 -> [value_dim * n_head, n] F32.
+// Queries are rounded to F16 where keys are, as ggml does: routers with near ties choose the same experts then.
 ggml_tensor* attention(ggml_context* context, ggml_tensor* q, ggml_tensor* k, ggml_tensor* v, ggml_tensor* positions,
                        const AttentionNode& node);
 
