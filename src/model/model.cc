@@ -40,7 +40,11 @@ Model::Model(const ModelConfig& config, Compute& compute, const ModelOptions& op
       compute_(compute),
       options_(options),
       nodes_({compute.pool(), ops::simd::kernels(options.isa)}),
-      attention_{&compute.pool(), {config.head_dim, config.n_head, config.n_head_kv, config.attention_scale}},
+      attention_({compute.pool(), ops::simd::kernels(options.isa)}, {.key_dim = config.head_dim,
+                                                                     .value_dim = config.head_dim,
+                                                                     .n_head = config.n_head,
+                                                                     .n_head_kv = config.n_head_kv,
+                                                                     .scale = config.attention_scale}),
       family_(find_family(config.architecture)) {
   CHECK(family_ != nullptr);
 }

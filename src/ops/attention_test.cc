@@ -50,13 +50,17 @@ struct Inputs {
   int64_t kv_width() const { return shape.head_dim * shape.n_head_kv; }
   int64_t width() const { return shape.head_dim * shape.n_head; }
   AttentionShape attention_shape() const {
-    return {shape.head_dim, shape.n_head, shape.n_head_kv, 1 / std::sqrt(static_cast<float>(shape.head_dim))};
+    return {.key_dim = shape.head_dim,
+            .value_dim = shape.head_dim,
+            .n_head = shape.n_head,
+            .n_head_kv = shape.n_head_kv,
+            .scale = 1 / std::sqrt(static_cast<float>(shape.head_dim))};
   }
   const float* query(int64_t token) const { return q.data() + token * width(); }
 
   // Tokens [first, first + positions.size()) at these positions.
   std::vector<float> run(Compute& compute, const std::vector<int32_t>& positions, int64_t first = 0) const {
-    const AttentionNode node{&compute.pool(), attention_shape()};
+    const AttentionNode node({compute.pool(), simd::kernels(best_isa())}, attention_shape());
     GraphRunner graph(compute);
     const auto n = static_cast<int64_t>(positions.size());
     ggml_tensor* args[] = {graph.input(GGML_TYPE_F32, {shape.head_dim, shape.n_head, n}, query(first)),

@@ -1,6 +1,7 @@
 // Fills the table of one instruction set.
 #pragma once
 
+#include "ops/simd/attention_tile.h"
 #include "ops/simd/kernels.h"
 #include "ops/simd/linear_tile.h"
 #include "ops/simd/peak.h"
@@ -37,6 +38,11 @@ void fill_kernels(Isa isa, Kernels& kernels) {
   kernels.peak_of_bytes = peak_of_bytes<V>;
   kernels.peak_of_floats = peak_of_floats<V>;
   kernels.read_memory = read_memory<V>;
+  kernels.attend[GGML_TYPE_F16] = attend<V, F16Cache<V>>;
+  kernels.attend[GGML_TYPE_BF16] = attend<V, Bf16Cache<V>>;
+  kernels.attend[GGML_TYPE_Q8_0] = attend<V, Q8Cache<V>>;
+  kernels.merge_attention = merge_attention<V>;
+  kernels.finish_attention = finish_attention<V>;
 }
 
 }  // namespace drafthorse::ops::simd

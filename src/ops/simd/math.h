@@ -27,6 +27,19 @@ typename V::F exp(typename V::F x) {
   return V::as_float(V::add_int(V::as_int(p), V::template shift_left<23>(n)));
 }
 
+// The same, but 0 for x below -87, minus infinity included.
+template <typename V>
+typename V::F exp_or_zero(typename V::F x) {
+  return V::zero_if_less(exp<V>(x), x, V::set(-87.0F));
+}
+
+// Absolute error below 2e-7.
+template <typename V>
+typename V::F tanh(typename V::F x) {
+  const typename V::F e = exp<V>(V::add(x, x));
+  return V::div(V::sub(e, V::set(1.0F)), V::add(e, V::set(1.0F)));
+}
+
 // x / (1 + e^-x)
 template <typename V>
 typename V::F silu(typename V::F x) {

@@ -16,6 +16,8 @@ struct Avx2Vector {
   static constexpr int kFloatTokens = 3;
   static constexpr int kFloatRows = 2;
   static constexpr bool kBf16Pairs = false;
+  static constexpr int kAttentionRows = 6;
+  static constexpr int kAttentionVectors = 2;
   static constexpr int kSignedBias = 0;
 
   using I = __m256i;
@@ -41,6 +43,7 @@ struct Avx2Vector {
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
   }
+  static F zero_if_less(F x, F a, F b) { return _mm256_andnot_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ), x); }
   static float reduce_max(F a) {
     __m128 m = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     m = _mm_max_ps(m, _mm_movehl_ps(m, m));

@@ -26,6 +26,8 @@ struct Avx512Vector {
   static constexpr int kFloatTokens = 5;
   static constexpr int kFloatRows = 4;
   static constexpr bool kBf16Pairs = false;
+  static constexpr int kAttentionRows = 6;
+  static constexpr int kAttentionVectors = 4;
   static constexpr int kSignedBias = 128;
 
   using I = __m512i;
@@ -46,6 +48,7 @@ struct Avx512Vector {
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static F abs(F a) { return _mm512_abs_ps(a); }
   static float fold(F a) { return Avx2Vector::fold(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)); }
+  static F zero_if_less(F x, F a, F b) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ), x); }
   static float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
 
   static F as_float(I a) { return _mm512_castsi512_ps(a); }

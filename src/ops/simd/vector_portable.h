@@ -21,6 +21,9 @@ struct PortableVector {
   static constexpr int kFloatRows = 1;  // weight rows at once, for floating-point weights
   // Whether pairs of BF16 numbers are multiplied by an instruction of their own, which rounds in its own way.
   static constexpr bool kBf16Pairs = false;
+  // Query rows times vectors of keys or of value dimensions whose sums are kept in registers at once.
+  static constexpr int kAttentionRows = 2;
+  static constexpr int kAttentionVectors = 2;
   // What dot_s8() wants added to signed weights: 128 where the instruction takes unsigned ones only.
   static constexpr int kSignedBias = 0;
 
@@ -95,6 +98,10 @@ struct PortableVector {
       for (int i = 0; i < half; ++i) a.lane[i] += a.lane[i + half];
     }
     return a.lane[0];
+  }
+  // x, or 0 in lanes where a < b.
+  static F zero_if_less(F x, F a, F b) {
+    return floats([&](int i) { return a.lane[i] < b.lane[i] ? 0.0F : x.lane[i]; });
   }
   // The largest lane.
   static float reduce_max(F a) {
