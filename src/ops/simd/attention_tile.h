@@ -46,6 +46,13 @@ int64_t greater(int64_t a, int64_t b) {
   return a > b ? a : b;
 }
 
+// Positions whose rows lie anywhere, one per lane, as the vectors' loads want them.
+template <typename V>
+struct PositionRows {
+  const std::byte* const* rows;
+  const std::byte* row(int r) const { return rows[r]; }
+};
+
 // --- formats of the cache: transpose() writes kStep dimensions from `first` on of one position per lane to
 // out + i * kAttentionTile; convert() writes one vector of dimensions of one position. Both read nothing else.
 
@@ -55,9 +62,12 @@ struct F16Cache {
   static constexpr int64_t kBlock = 1;
   static size_t offset(int64_t dimension) { return 2 * static_cast<size_t>(dimension); }
   static void transpose(const std::byte* const* rows, size_t offset, float* out) {
-    typename V::F columns[kStep];
-    F16Weights<V>::decode(rows, offset, columns);
-    for (int i = 0; i < kStep; ++i) V::store(out + i * kAttentionTile, columns[i]);
+    typename V::I pairs[4];
+    V::load_columns(PositionRows<V>{rows}, offset, pairs);
+    for (int k = 0; k < 4; ++k) {
+      V::store(out + 2 * k * kAttentionTile, V::low_half(pairs[k]));
+      V::store(out + (2 * k + 1) * kAttentionTile, V::high_half(pairs[k]));
+    }
   }
   static typename V::F convert(const std::byte* row, int64_t first) { return V::load_f16(row + 2 * first); }
 };
@@ -68,9 +78,12 @@ struct Bf16Cache {
   static constexpr int64_t kBlock = 1;
   static size_t offset(int64_t dimension) { return 2 * static_cast<size_t>(dimension); }
   static void transpose(const std::byte* const* rows, size_t offset, float* out) {
-    typename V::F columns[kStep];
-    Bf16Weights<V>::decode(rows, offset, columns);
-    for (int i = 0; i < kStep; ++i) V::store(out + i * kAttentionTile, columns[i]);
+    typename V::I pairs[4];
+    V::load_columns(PositionRows<V>{rows}, offset, pairs);
+    for (int k = 0; k < 4; ++k) {
+      V::store(out + 2 * k * kAttentionTile, V::as_float(V::template shift_left<16>(pairs[k])));
+      V::store(out + (2 * k + 1) * kAttentionTile, V::as_float(V::bit_and(pairs[k], V::set_int(INT32_C(-0x10000)))));
+    }
   }
   static typename V::F convert(const std::byte* row, int64_t first) { return V::load_bf16(row + 2 * first); }
 };
@@ -83,10 +96,10 @@ struct Q8Cache {
   static constexpr size_t kBytes = 34;
   static size_t offset(int64_t dimension) { return static_cast<size_t>(dimension / kBlock) * kBytes; }
   static void transpose(const std::byte* const* rows, size_t offset, float* out) {
-    const typename V::F scale = V::low_half(V::load_u16(rows, offset));
+    const typename V::F scale = V::low_half(V::load_u16(PositionRows<V>{rows}, offset));
     for (int half = 0; half < 2; ++half) {
       typename V::I bytes[4];
-      V::load_columns(rows, offset + 2 + 16 * half, bytes);
+      V::load_columns(PositionRows<V>{rows}, offset + 2 + 16 * half, bytes);
       for (int k = 0; k < 4; ++k) {
         float* to = out + (16 * half + 4 * k) * kAttentionTile;
         V::store(to, scaled(V::template shift_left<24>(bytes[k]), scale));
