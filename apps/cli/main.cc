@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "base/status.h"
+#include "inspect_command.h"
 #include "run_command.h"
 
 namespace {
@@ -32,11 +33,14 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", DRAFTHORSE_VERSION);
   drafthorse::cli::RunFlags run_flags;
   const CLI::App* run = drafthorse::cli::add_run_command(app, run_flags);
+  drafthorse::cli::InspectFlags inspect_flags;
+  const CLI::App* inspect = drafthorse::cli::add_inspect_command(app, inspect_flags);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     const int code = app.exit(error);
     return code == 0 ? 0 : static_cast<int>(drafthorse::StatusKind::kUsage);
   }
+  if (inspect->parsed()) return drafthorse::cli::inspect(inspect_flags);
   return run->parsed() ? drafthorse::cli::run(run_flags) : 0;
 }

@@ -14,6 +14,7 @@
 #include "base/units.h"
 #include "console.h"
 #include "engine/session.h"
+#include "output.h"
 #include "stats_json.h"
 
 namespace drafthorse::cli {
@@ -45,17 +46,6 @@ class InterruptScope {
   InterruptScope(const InterruptScope&) = delete;
   InterruptScope& operator=(const InterruptScope&) = delete;
 };
-
-int fail(Console& console, const Status& status) {
-  console.line("drafthorse: " + status.message());
-  return static_cast<int>(status.kind());
-}
-
-Status write_output(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return {};
-  return runtime_error("standard output cannot be written to");
-}
 
 Result<std::string> read_all_of(std::FILE* file, const std::string& name) {
   std::string text;
@@ -183,8 +173,7 @@ Status cannot_write_stats(const std::string& path) {
 }
 
 Status write_stats(const std::string& path, std::ofstream& file, const nlohmann::ordered_json& json) {
-  // Paths are in it, and those may be any bytes.
-  file << json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
+  file << json_text(json);
   file.flush();
   return file ? Status() : cannot_write_stats(path);
 }
@@ -200,11 +189,6 @@ Status generate(Engine& engine, Session& session, Console& console, TextHash& ha
     console.status(status_line(engine, session.stats()));
   }
   return {};
-}
-
-// A script's unset variable should not quietly become a default.
-std::string check_not_empty(const std::string& value) {
-  return value.empty() ? "an empty value makes no sense; leave the flag out for its default" : "";
 }
 
 std::string check_not_negative(const std::string& value) {

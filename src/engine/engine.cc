@@ -53,12 +53,17 @@ Status check_options(const EngineOptions& options) {
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options, const LoadProgress& progress) {
+Result<std::unique_ptr<Engine>> Engine::prepare(const EngineOptions& options) {
   RETURN_IF_ERROR(check_options(options));
   std::unique_ptr<Engine> engine(new Engine(options));
   RETURN_IF_ERROR(engine->read_files());
   RETURN_IF_ERROR(engine->create_models());
   RETURN_IF_ERROR(engine->plan());
+  return engine;
+}
+
+Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options, const LoadProgress& progress) {
+  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, prepare(options));
   RETURN_IF_ERROR(engine->load(progress));
   return engine;
 }

@@ -65,8 +65,14 @@ class Engine {
  public:
   static Result<std::unique_ptr<Engine>> open(const EngineOptions& options, const LoadProgress& progress);
 
+  // The first half of open(): files read and checked, memory planned exactly as open() books it, nothing loaded.
+  // ledger(), memory_plan(), target() and draft() tell the rest; no session may use such an engine.
+  static Result<std::unique_ptr<Engine>> prepare(const EngineOptions& options);
+
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   LoadedModel& target() { return target_; }
+  const LoadedModel& target() const { return target_; }
+  const LoadedModel& draft() const { return draft_; }  // its model is nullptr without a draft
   Drafter* drafter() const { return drafter_.get(); }  // nullptr without a draft
   const Clock& clock() const { return clock_; }
   const EngineOptions& options() const { return options_; }  // with defaults filled in
