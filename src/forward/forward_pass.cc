@@ -173,8 +173,8 @@ void ForwardPass::add_sum(int32_t count) {
 
 void ForwardPass::compute(LayerId layer, std::span<const int32_t> token_of_row) {
   const Workspace& workspace = model_.workspace();
-  const ggml_type input_type = ops::activation_type(model_.layout().layers[index(layer)].gate.type);
-  model_.run_experts({{workspace.ffn_input, ggml_row_size(input_type, model_.config().n_embd)},
+  const ops::ActivationFormat format = ops::activation_format(model_.layout().layers[index(layer)].gate.type);
+  model_.run_experts({{workspace.ffn_input, ops::activation_row_bytes(format, model_.config().n_embd)},
                       token_of_row,
                       work_,
                       workspace.expert_hidden,

@@ -39,7 +39,7 @@ Model::Model(const ModelConfig& config, Compute& compute, const ModelOptions& op
     : config_(config),
       compute_(compute),
       options_(options),
-      nodes_(compute.pool()),
+      nodes_({compute.pool(), ops::simd::kernels(options.isa)}),
       attention_{&compute.pool(), {config.head_dim, config.n_head, config.n_head_kv, config.attention_scale}},
       family_(find_family(config.architecture)) {
   CHECK(family_ != nullptr);

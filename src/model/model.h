@@ -31,6 +31,7 @@ inline constexpr int32_t kStageTokens = 256;
 struct ModelOptions {
   int32_t context = 0;  // positions of the KV cache
   WorkspaceShape workspace;
+  ops::Isa isa = ops::best_isa();
 };
 
 class Model {
@@ -62,7 +63,7 @@ class Model {
   void attention(LayerId layer, int32_t first, int32_t count);
 
   // Computes `batch` (pointers into the workspace and to expert weights).
-  void run_experts(const ops::ExpertBatch& batch) { ops::run_experts(batch, compute_.pool()); }
+  void run_experts(const ops::ExpertBatch& batch) { ops::run_experts(batch, nodes_.processor()); }
 
   // Columns [first, first + count) of residual -> workspace.logits columns [0, count); count at most max_window.
   void head(int32_t first, int32_t count);

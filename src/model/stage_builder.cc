@@ -7,12 +7,12 @@ ggml_tensor* StageBuilder::rms_norm(ggml_tensor* x, ggml_tensor* weight) {
 }
 
 ggml_tensor* StageBuilder::quantized(ggml_tensor* x, ggml_type weight_type) {
-  const ggml_type type = ops::activation_type(weight_type);
+  const ops::ActivationFormat format = ops::activation_format(weight_type);
   for (const Quantized& known : quantized_) {
-    if (known.x == x && known.type == type) return known.result;
+    if (known.x == x && known.format == format) return known.result;
   }
   ggml_tensor* result = ops::quantize(context_, nodes_, x, weight_type);
-  quantized_.push_back({x, type, result});
+  quantized_.push_back({x, format, result});
   return result;
 }
 

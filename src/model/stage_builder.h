@@ -54,7 +54,7 @@ class StageBuilder {
   const ops::AttentionNode& attention_;
   struct Quantized {
     ggml_tensor* x;
-    ggml_type type;
+    ops::ActivationFormat format;
     ggml_tensor* result;
   };
   std::vector<Quantized> quantized_;

@@ -137,7 +137,7 @@ void WeightDeclarations::experts(int layer, const ModelConfig& config) {
     stacked(out.up, blk("ffn_up_exps.weight"), n_embd, n_ff);
     stacked(out.down, down_name, n_ff, n_embd);
   }
-  if (status_.ok() && ops::activation_type(out.gate.type) != ops::activation_type(out.up.type)) {
+  if (status_.ok() && ops::activation_format(out.gate.type) != ops::activation_format(out.up.type)) {
     fail(fmt::format("layer {}: gate of type {} and up of type {} cannot share an activation", layer,
                      ggml_type_name(out.gate.type), ggml_type_name(out.up.type)));
   }

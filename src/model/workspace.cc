@@ -44,10 +44,10 @@ Result<Workspace> Workspace::reserve(const ModelConfig& config, const ExpertLayo
   uint64_t hidden_row_bytes = 0;
   for (const ExpertLayer& layer : layout.layers) {
     if (layer.experts.empty()) continue;
-    w.ffn_input_row_bytes =
-        std::max(w.ffn_input_row_bytes, ggml_row_size(ops::activation_type(layer.gate.type), layer.gate.columns));
-    hidden_row_bytes =
-        std::max<uint64_t>(hidden_row_bytes, ggml_row_size(ops::activation_type(layer.down.type), layer.down.columns));
+    w.ffn_input_row_bytes = std::max(
+        w.ffn_input_row_bytes, ops::activation_row_bytes(ops::activation_format(layer.gate.type), layer.gate.columns));
+    hidden_row_bytes = std::max<uint64_t>(
+        hidden_row_bytes, ops::activation_row_bytes(ops::activation_format(layer.down.type), layer.down.columns));
   }
   w.ffn_input_row_bytes = align_up(w.ffn_input_row_bytes, kAlignment);
 

@@ -28,11 +28,11 @@ struct ExpertBatch {
   std::span<const int32_t> token_of_row;  // which token each row reads
   std::span<const ExpertWork> work;
   float* hidden = nullptr;                // [rows, n_ff] floats
-  std::byte* hidden_quantized = nullptr;  // [rows, row size of n_ff in the down weights' activation type]
+  std::byte* hidden_quantized = nullptr;  // [rows, activation_row_bytes of n_ff for the down weights]
   float* output = nullptr;                // [rows, n_embd] floats
 };
 
-void run_experts(const ExpertBatch& batch, WorkerPool& pool);
+void run_experts(const ExpertBatch& batch, const Processor& processor);
 
 // y[i] += weight * x[i] for i in [0, count): how an expert's output joins its token's sum. Both prefill and decode
 // add a token's experts in the order of their ids through this function.

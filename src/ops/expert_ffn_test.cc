@@ -21,7 +21,11 @@ struct Types {
 // Experts with random weights, tokens with random routes, and the memory a batch needs.
 struct Experts {
   Experts(Types types, int64_t embd, int64_t ff, int count, int32_t n_tokens, uint64_t seed)
-      : n_embd(embd), n_ff(ff), random(seed), x(random_floats(static_cast<size_t>(embd * n_tokens), random)) {
+      : n_embd(embd),
+        n_ff(ff),
+        random(seed),
+        x(random_floats(static_cast<size_t>(embd * n_tokens), random)),
+        xq(x, embd, types.gate_up) {
     const float in_scale = 1 / std::sqrt(static_cast<float>(embd));
     const float out_scale = 1 / std::sqrt(static_cast<float>(ff));
     for (int e = 0; e < count; ++e) {
@@ -36,19 +40,19 @@ struct Experts {
                       first,
                       static_cast<int32_t>(token_of_row.size())});
     }
-    xq = quantized_rows(x, embd, activation_type(types.gate_up));
-    input = {xq.data(), ggml_row_size(activation_type(types.gate_up), embd)};
+    input = {xq.data.data(), xq.row_bytes};
   }
 
   // Runs the work in these groups, one after the other.
-  std::vector<float> run(const std::vector<std::vector<ExpertWork>>& groups, int threads) {
+  std::vector<float> run(const std::vector<std::vector<ExpertWork>>& groups, int threads, Isa isa = best_isa()) {
     WorkerPool pool(threads);
     const size_t rows = token_of_row.size();
     std::vector<float> hidden(rows * static_cast<size_t>(n_ff));
-    std::vector<std::byte> hidden_quantized(rows * ggml_row_size(activation_type(down[0].matrix.type), n_ff));
+    std::vector<std::byte> hidden_quantized(rows * activation_row_bytes(activation_format(down[0].matrix.type), n_ff));
     std::vector<float> output(rows * static_cast<size_t>(n_embd), kUntouched);
     for (const std::vector<ExpertWork>& group : groups) {
-      run_experts({input, token_of_row, group, hidden.data(), hidden_quantized.data(), output.data()}, pool);
+      run_experts({input, token_of_row, group, hidden.data(), hidden_quantized.data(), output.data()},
+                  {pool, simd::kernels(isa)});
     }
     return output;
   }
@@ -58,7 +62,7 @@ struct Experts {
   int64_t n_ff;
   std::mt19937_64 random;
   std::vector<float> x;
-  std::vector<std::byte> xq;
+  RandomActivations xq;
   ActivationRows input;
   std::vector<RandomMatrix> gate, up, down;
   std::vector<ExpertWork> work;
@@ -76,7 +80,7 @@ TEST_P(ExpertFfnTest, MatchesTheReference) {
     for (size_t e = 0; e < experts.work.size(); ++e) {
       for (int32_t i = experts.work[e].row_begin; i < experts.work[e].row_end; ++i) {
         const float* in = experts.x.data() + experts.token_of_row[i] * experts.n_embd;
-        const std::vector<double> rounding = rounding_of(in, experts.n_embd, activation_type(types.gate_up));
+        const std::vector<double> rounding = rounding_of(in, experts.n_embd, types.gate_up);
         std::vector<float> hidden(static_cast<size_t>(experts.n_ff));
         std::vector<double> deviation(hidden.size());
         for (int64_t r = 0; r < experts.n_ff; ++r) {
@@ -86,8 +90,7 @@ TEST_P(ExpertFfnTest, MatchesTheReference) {
           hidden[r] = static_cast<float>(open * up.value);
           deviation[r] = std::hypot(1.1 * gate.deviation * std::abs(up.value), open * up.deviation);
         }
-        const std::vector<double> hidden_rounding =
-            rounding_of(hidden.data(), experts.n_ff, activation_type(types.down));
+        const std::vector<double> hidden_rounding = rounding_of(hidden.data(), experts.n_ff, types.down);
         for (int64_t r = 0; r < experts.n_embd; ++r) {
           const ReferenceDot expected = reference_dot(experts.down[e].row(r), hidden.data(), hidden_rounding);
           // The errors of the hidden values come on top of their rounding.

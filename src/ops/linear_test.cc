@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -13,18 +15,24 @@
 namespace drafthorse::ops {
 namespace {
 
-class LinearTest : public ::testing::TestWithParam<ggml_type> {
+struct Case {
+  ggml_type type = GGML_TYPE_F32;
+  Isa isa = Isa::kPortable;
+};
+
+class LinearTest : public ::testing::TestWithParam<Case> {
  protected:
   // Odd where the type allows it.
   static int64_t columns(int64_t blocks) {
-    const int64_t block = std::max(ggml_blck_size(GetParam()), ggml_blck_size(activation_type(GetParam())));
+    const ggml_type type = GetParam().type;
+    const int64_t block = std::max(ggml_blck_size(type), ggml_blck_size(activation_format(type).type));
     return block == 1 ? 61 * blocks : block * blocks;
   }
   std::mt19937_64 random_{42};
 };
 
-std::vector<float> run_linear(Compute& compute, const RandomMatrix& w, const std::vector<float>& x) {
-  const NodeContext nodes(compute.pool());
+std::vector<float> run_linear(Compute& compute, Isa isa, const RandomMatrix& w, const std::vector<float>& x) {
+  const NodeContext nodes({compute.pool(), simd::kernels(isa)});
   GraphRunner graph(compute);
   const int64_t tokens = static_cast<int64_t>(x.size()) / w.matrix.columns;
   ggml_tensor* weights = graph.input(w.matrix.type, {w.matrix.columns, w.matrix.rows}, w.data.data());
@@ -32,9 +40,9 @@ std::vector<float> run_linear(Compute& compute, const RandomMatrix& w, const std
   return graph.run(linear(graph.context(), nodes, weights, quantize(graph.context(), nodes, in, w.matrix.type)));
 }
 
-std::vector<float> run_gated(Compute& compute, const RandomMatrix& g, const RandomMatrix& u,
+std::vector<float> run_gated(Compute& compute, Isa isa, const RandomMatrix& g, const RandomMatrix& u,
                              const std::vector<float>& x) {
-  const NodeContext nodes(compute.pool());
+  const NodeContext nodes({compute.pool(), simd::kernels(isa)});
   GraphRunner graph(compute);
   const int64_t tokens = static_cast<int64_t>(x.size()) / g.matrix.columns;
   ggml_tensor* gate = graph.input(g.matrix.type, {g.matrix.columns, g.matrix.rows}, g.data.data());
@@ -52,7 +60,7 @@ std::vector<float> row(const std::vector<float>& all, size_t rows, size_t t) {
 }
 
 TEST_P(LinearTest, MatchesTheReference) {
-  const ggml_type type = GetParam();
+  const auto [type, isa] = GetParam();
   ASSERT_TRUE(supports_weights(type));
   Compute compute(2);
   for (const int64_t rows : {1, 7, 33}) {
@@ -61,11 +69,11 @@ TEST_P(LinearTest, MatchesTheReference) {
       SCOPED_TRACE(::testing::Message() << width << " x " << rows << ", " << tokens << " tokens");
       const RandomMatrix w(type, width, rows, random_);
       const std::vector<float> x = random_floats(static_cast<size_t>(width * tokens), random_, 3);
-      const std::vector<float> y = run_linear(compute, w, x);
+      const std::vector<float> y = run_linear(compute, isa, w, x);
       ASSERT_EQ(y.size(), static_cast<size_t>(rows * tokens));
       for (int64_t t = 0; t < tokens; ++t) {
         const float* in = x.data() + t * width;
-        const std::vector<double> rounding = rounding_of(in, width, activation_type(type));
+        const std::vector<double> rounding = rounding_of(in, width, type);
         for (int64_t r = 0; r < rows; ++r) {
           const ReferenceDot expected = reference_dot(w.row(r), in, rounding);
           ASSERT_NEAR(y[t * rows + r], expected.value, kDeviations * expected.deviation)
@@ -77,7 +85,7 @@ TEST_P(LinearTest, MatchesTheReference) {
 }
 
 TEST_P(LinearTest, GatedMatchesTheReference) {
-  const ggml_type type = GetParam();
+  const auto [type, isa] = GetParam();
   Compute compute(2);
   constexpr int64_t kRows = 13;
   constexpr int64_t kTokens = 5;
@@ -87,10 +95,10 @@ TEST_P(LinearTest, GatedMatchesTheReference) {
   const RandomMatrix g(type, width, kRows, random_, scale);
   const RandomMatrix u(type, width, kRows, random_, scale);
   const std::vector<float> x = random_floats(static_cast<size_t>(width * kTokens), random_);
-  const std::vector<float> y = run_gated(compute, g, u, x);
+  const std::vector<float> y = run_gated(compute, isa, g, u, x);
   for (int64_t t = 0; t < kTokens; ++t) {
     const float* in = x.data() + t * width;
-    const std::vector<double> rounding = rounding_of(in, width, activation_type(type));
+    const std::vector<double> rounding = rounding_of(in, width, type);
     for (int64_t r = 0; r < kRows; ++r) {
       const ReferenceDot gate = reference_dot(g.row(r), in, rounding);
       const ReferenceDot up = reference_dot(u.row(r), in, rounding);
@@ -105,7 +113,7 @@ TEST_P(LinearTest, GatedMatchesTheReference) {
 
 // The promise the engine is built on: a token's bits do not depend on who shares the pass, nor on threads.
 TEST_P(LinearTest, SameBitsAloneAndTogetherOnAnyThreads) {
-  const ggml_type type = GetParam();
+  const auto [type, isa] = GetParam();
   constexpr size_t kTokens = 9;
   constexpr int64_t kRows = 301;
   const int64_t width = columns(2);
@@ -113,29 +121,29 @@ TEST_P(LinearTest, SameBitsAloneAndTogetherOnAnyThreads) {
   const RandomMatrix u(type, width, kRows, random_);
   const std::vector<float> x = random_floats(static_cast<size_t>(width) * kTokens, random_);
   Compute one(1);
-  const std::vector<float> together = run_linear(one, w, x);
-  const std::vector<float> gated = run_gated(one, w, u, x);
+  const std::vector<float> together = run_linear(one, isa, w, x);
+  const std::vector<float> gated = run_gated(one, isa, w, u, x);
   for (size_t t = 0; t < kTokens; ++t) {
-    EXPECT_TRUE(same_bits(run_linear(one, w, row(x, kTokens, t)), row(together, kTokens, t))) << "token " << t;
-    EXPECT_TRUE(same_bits(run_gated(one, w, u, row(x, kTokens, t)), row(gated, kTokens, t))) << "token " << t;
+    EXPECT_TRUE(same_bits(run_linear(one, isa, w, row(x, kTokens, t)), row(together, kTokens, t))) << "token " << t;
+    EXPECT_TRUE(same_bits(run_gated(one, isa, w, u, row(x, kTokens, t)), row(gated, kTokens, t))) << "token " << t;
   }
   for (const size_t fewer : {2, 3, 4, 5, 8}) {
     const std::vector<float> some(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(fewer) * width);
     const std::vector<float> expected(together.begin(), together.begin() + static_cast<std::ptrdiff_t>(fewer) * kRows);
-    EXPECT_TRUE(same_bits(run_linear(one, w, some), expected)) << fewer << " tokens";
+    EXPECT_TRUE(same_bits(run_linear(one, isa, w, some), expected)) << fewer << " tokens";
   }
   for (const int threads : {2, 3}) {
     Compute several(threads);
     for (int round = 0; round < 3; ++round) {
-      EXPECT_TRUE(same_bits(run_linear(several, w, x), together)) << threads << " threads";
-      EXPECT_TRUE(same_bits(run_gated(several, w, u, x), gated)) << threads << " threads";
+      EXPECT_TRUE(same_bits(run_linear(several, isa, w, x), together)) << threads << " threads";
+      EXPECT_TRUE(same_bits(run_gated(several, isa, w, u, x), gated)) << threads << " threads";
     }
-    EXPECT_TRUE(same_bits(run_linear(several, w, row(x, kTokens, 3)), row(together, kTokens, 3)));
+    EXPECT_TRUE(same_bits(run_linear(several, isa, w, row(x, kTokens, 3)), row(together, kTokens, 3)));
   }
 }
 
 TEST_P(LinearTest, RowRangesComposeAndEmptyOnesTouchNothing) {
-  const ggml_type type = GetParam();
+  const auto [type, isa] = GetParam();
   constexpr int64_t kRows = 29;
   constexpr int64_t kTokens = 3;
   constexpr int64_t kStride = kRows + 4;
@@ -143,28 +151,206 @@ TEST_P(LinearTest, RowRangesComposeAndEmptyOnesTouchNothing) {
   const int64_t width = columns(1);
   const RandomMatrix w(type, width, kRows, random_);
   const std::vector<float> x = random_floats(static_cast<size_t>(width * kTokens), random_);
-  const ggml_type activation = activation_type(type);
-  const std::vector<std::byte> xq = quantized_rows(x, width, activation);
-  const ActivationRows rows{xq.data(), ggml_row_size(activation, width)};
+  const RandomActivations in(x, width, type, isa);
+  const simd::Kernels& kernels = simd::kernels(isa);
   std::vector<float> whole(kTokens * kStride, kUntouched);
-  linear_rows(w.matrix, rows, kTokens, whole.data(), kStride, 0, kRows);
+  linear_rows(kernels, w.matrix, in.rows, whole.data(), kStride, 0, kRows);
   std::vector<float> parts(kTokens * kStride, kUntouched);
   const int64_t cuts[] = {0, 1, 9, 9, 17, 28, kRows};
   for (size_t i = 0; i + 1 < std::size(cuts); ++i) {
-    linear_rows(w.matrix, rows, kTokens, parts.data(), kStride, cuts[i], cuts[i + 1]);
+    linear_rows(kernels, w.matrix, in.rows, parts.data(), kStride, cuts[i], cuts[i + 1]);
   }
   EXPECT_TRUE(same_bits(whole, parts));
   for (int64_t t = 0; t < kTokens; ++t) {
     for (int64_t r = kRows; r < kStride; ++r) EXPECT_EQ(whole[t * kStride + r], kUntouched);
   }
   std::vector<float> none(kTokens * kStride, kUntouched);
-  linear_rows(w.matrix, rows, kTokens, none.data(), kStride, 5, 5);
-  linear_rows(w.matrix, rows, 0, none.data(), kStride, 0, kRows);
+  linear_rows(kernels, w.matrix, in.rows, none.data(), kStride, 5, 5);
+  linear_rows(kernels, w.matrix, {}, none.data(), kStride, 0, kRows);
   EXPECT_EQ(none, std::vector<float>(kTokens * kStride, kUntouched));
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, LinearTest, ::testing::ValuesIn(kTestedTypes),
-                         [](const auto& one) { return std::string(ggml_type_name(one.param)); });
+// More tokens than a block, more weights than are kept in a cache, rows that end inside a tile.
+TEST_P(LinearTest, SameBitsForAThousandTokens) {
+  const auto [type, isa] = GetParam();
+  constexpr int64_t kTokens = 1000;
+  constexpr int64_t kRows = 37;
+  const int64_t width = columns(1);
+  const RandomMatrix w(type, width, kRows, random_);
+  const std::vector<float> x = random_floats(static_cast<size_t>(width * kTokens), random_);
+  const RandomActivations in(x, width, type, isa);
+  const simd::Kernels& kernels = simd::kernels(isa);
+  std::vector<float> together(kTokens * kRows);
+  linear_rows(kernels, w.matrix, in.rows, together.data(), kRows, 0, kRows);
+  std::vector<float> alone(kTokens * kRows);
+  for (int64_t t = 0; t < kTokens; ++t) {
+    linear_rows(kernels, w.matrix, {in.rows.data() + t, 1}, alone.data() + t * kRows, kRows, 0, kRows);
+  }
+  EXPECT_TRUE(same_bits(together, alone));
+}
+
+// Apart from the order of its sums a kernel rounds nothing but the activations: against exact sums over what the
+// weights and the rounded activations stand for.
+TEST_P(LinearTest, SumsAreExactButForTheirRounding) {
+  const auto [type, isa] = GetParam();
+  if (activation_format(type).kind == ActivationFormat::Kind::kGgml) return;  // ggml rounds and sums these
+  constexpr int64_t kTokens = 3;
+  constexpr int64_t kRows = 21;
+  const int64_t width = columns(5);
+  const RandomMatrix w(type, width, kRows, random_);
+  const std::vector<float> x = random_floats(static_cast<size_t>(width * kTokens), random_);
+  const RandomActivations in(x, width, type, isa);
+  std::vector<float> y(kTokens * kRows);
+  linear_rows(simd::kernels(isa), w.matrix, in.rows, y.data(), kRows, 0, kRows);
+  for (int64_t t = 0; t < kTokens; ++t) {
+    const std::vector<float> values = activation_values(in.rows[t], width, activation_format(type));
+    for (int64_t r = 0; r < kRows; ++r) {
+      double sum = 0;
+      double magnitude = 0;
+      for (int64_t c = 0; c < width; ++c) {
+        sum += static_cast<double>(w.row(r)[c]) * values[c];
+        magnitude += std::abs(static_cast<double>(w.row(r)[c]) * values[c]);
+      }
+      ASSERT_NEAR(y[t * kRows + r], sum, magnitude * 0x1p-20) << "row " << r << " token " << t;
+    }
+  }
+}
+
+// One text whatever the processor: every instruction set gives the portable code's bits.
+TEST_P(LinearTest, SameBitsAsPortableCode) {
+  const auto [type, isa] = GetParam();
+  constexpr int64_t kTokens = 7;
+  constexpr int64_t kRows = 45;
+  const int64_t width = columns(3);
+  const RandomMatrix w(type, width, kRows, random_, 0.1F);
+  const RandomMatrix u(type, width, kRows, random_, 0.1F);
+  const std::vector<float> x = random_floats(static_cast<size_t>(width * kTokens), random_, 2);
+  Compute compute(1);
+  EXPECT_TRUE(same_bits(run_linear(compute, isa, w, x), run_linear(compute, Isa::kPortable, w, x)));
+  EXPECT_TRUE(same_bits(run_gated(compute, isa, w, u, x), run_gated(compute, Isa::kPortable, w, u, x)));
+}
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const ggml_type type : kTestedTypes) {
+    for (const Isa isa : supported_isas()) cases.push_back({type, isa});
+  }
+  return cases;
+}
+
+std::string case_name(const ::testing::TestParamInfo<Case>& one) {
+  std::string text = std::string(ggml_type_name(one.param.type)) + "_" + std::string(name(one.param.isa));
+  std::replace(text.begin(), text.end(), '-', '_');
+  return text;
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, LinearTest, ::testing::ValuesIn(all_cases()), case_name);
+
+// Scales and quants as they may stand in a file, not only as a quantiser writes them: every byte random, the F16
+// scales finite.
+TEST(Linear, AnyBytesGiveTheSameBitsOnAllInstructionSets) {
+  std::mt19937_64 random(7);
+  struct Scales {
+    ggml_type type;
+    std::vector<size_t> at;  // of F16 numbers in a block
+  };
+  const Scales all[] = {{GGML_TYPE_Q4_0, {0}},    {GGML_TYPE_Q8_0, {0}},      {GGML_TYPE_IQ4_NL, {0}},
+                        {GGML_TYPE_MXFP4, {}},    {GGML_TYPE_Q2_K, {80, 82}}, {GGML_TYPE_Q4_K, {0, 2}},
+                        {GGML_TYPE_Q5_K, {0, 2}}, {GGML_TYPE_Q6_K, {208}},    {GGML_TYPE_IQ4_XS, {0}}};
+  for (const auto& [type, at] : all) {
+    SCOPED_TRACE(ggml_type_name(type));
+    constexpr int64_t kColumns = 1024;
+    constexpr int64_t kRows = 33;
+    const size_t row_bytes = ggml_row_size(type, kColumns);
+    std::vector<std::byte> data(row_bytes * kRows);
+    for (std::byte& byte : data) byte = static_cast<std::byte>(random());
+    const size_t block = ggml_type_size(type);
+    for (size_t b = 0; b < data.size(); b += block) {
+      for (const size_t offset : at) data[b + offset + 1] &= std::byte{0xBB};  // no exponent of all ones
+      // Powers of two far enough from the largest float that no sum overflows; the smallest two included.
+      if (type == GGML_TYPE_MXFP4) data[b] &= std::byte{0x7F};
+    }
+    const WeightMatrix w{data.data(), type, kColumns, kRows, row_bytes};
+    std::vector<float> x = random_floats(kColumns * 4, random);
+    std::fill_n(x.begin() + kColumns, kColumns, 0.0F);      // a token of zeros
+    std::fill_n(x.begin() + 2 * kColumns, kColumns, 1.0F);  // and one of largest values only
+    std::vector<float> expected;
+    for (const Isa isa : supported_isas()) {
+      const RandomActivations in(x, kColumns, type, isa);
+      std::vector<float> y(4 * kRows);
+      linear_rows(simd::kernels(isa), w, in.rows, y.data(), kRows, 0, kRows);
+      if (expected.empty()) expected = y;
+      EXPECT_TRUE(same_bits(y, expected)) << name(isa);
+      for (const float value : y) ASSERT_TRUE(std::isfinite(value));
+    }
+    // What the bytes stand for, as ggml reads them.
+    std::vector<float> values(kColumns * kRows);
+    ggml_get_type_traits(type)->to_float(data.data(), values.data(), kColumns * kRows);
+    const RandomActivations in(x, kColumns, type);
+    for (size_t t = 0; t < 4; ++t) {
+      const std::vector<float> rounded = activation_values(in.rows[t], kColumns, activation_format(type));
+      for (int64_t r = 0; r < kRows; ++r) {
+        double sum = 0;
+        double magnitude = 0;
+        for (int64_t c = 0; c < kColumns; ++c) {
+          const double product = static_cast<double>(values[r * kColumns + c]) * rounded[c];
+          sum += product;
+          magnitude += std::abs(product);
+        }
+        ASSERT_NEAR(expected[t * kRows + r], sum, magnitude * 0x1p-18 + 1e-30) << "row " << r << " token " << t;
+      }
+    }
+  }
+}
+
+// The oracle rounds activations as ggml does; so must we, or the two differ for no reason.
+TEST(Activation, RoundsToTheNumbersOfGgml) {
+  std::mt19937_64 random(9);
+  constexpr int64_t kColumns = 512;
+  for (const ggml_type weights : {GGML_TYPE_Q8_0, GGML_TYPE_Q4_K, GGML_TYPE_F16, GGML_TYPE_BF16}) {
+    SCOPED_TRACE(ggml_type_name(weights));
+    const ActivationFormat format = activation_format(weights);
+    for (int round = 0; round < 20; ++round) {
+      std::vector<float> x = random_floats(kColumns, random, std::pow(10.0F, static_cast<float>(round % 7 - 3)));
+      if (round == 5) std::fill_n(x.begin(), 300, 0.0F);
+      const std::vector<float> expected = ggml_activation_values(x, format.type);
+      for (const Isa isa : supported_isas()) {
+        const RandomActivations in(x, kColumns, weights, isa);
+        EXPECT_EQ(activation_values(in.rows[0], kColumns, format), expected) << name(isa);
+      }
+    }
+  }
+}
+
+// Sums kept beside the bytes are theirs.
+TEST(Activation, KeepsTheSumsOfItsBytes) {
+  std::mt19937_64 random(10);
+  constexpr int64_t kColumns = 768;
+  const std::vector<float> x = random_floats(kColumns, random);
+  for (const Isa isa : supported_isas()) {
+    for (const ggml_type weights : {GGML_TYPE_Q8_0, GGML_TYPE_Q6_K}) {
+      const RandomActivations in(x, kColumns, weights, isa);
+      const QuantizedLayout layout(kColumns, weights == GGML_TYPE_Q8_0 ? 32 : 256);
+      ASSERT_EQ(layout.bytes, in.row_bytes);
+      const auto* bytes = reinterpret_cast<const int8_t*>(in.rows[0]);
+      for (int64_t b = 0; b < kColumns / 32; ++b) {
+        const int32_t first = std::accumulate(bytes + 32 * b, bytes + 32 * b + 16, 0);
+        const int32_t second = std::accumulate(bytes + 32 * b + 16, bytes + 32 * b + 32, 0);
+        EXPECT_EQ(reinterpret_cast<const int32_t*>(in.rows[0] + layout.negated_sum)[b], -(first + second));
+        if (weights == GGML_TYPE_Q8_0) continue;
+        EXPECT_EQ(reinterpret_cast<const int16_t*>(in.rows[0] + layout.sum_32)[b], first + second);
+        EXPECT_EQ(reinterpret_cast<const int16_t*>(in.rows[0] + layout.sum_16)[2 * b], first);
+        EXPECT_EQ(reinterpret_cast<const int16_t*>(in.rows[0] + layout.sum_16)[2 * b + 1], second);
+      }
+    }
+  }
+}
+
+TEST(Isa, NamesAreUniqueAndFound) {
+  for (const Isa isa : supported_isas()) EXPECT_EQ(isa_named(name(isa)), isa);
+  EXPECT_EQ(isa_named("avx1024"), std::nullopt);
+  EXPECT_EQ(supported_isas().front(), Isa::kPortable);
+}
 
 TEST(Linear, RefusesTypesThatAreNoWeights) {
   EXPECT_FALSE(supports_weights(GGML_TYPE_I32));

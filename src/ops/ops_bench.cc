@@ -52,13 +52,13 @@ void bench_linear(benchmark::State& state, ggml_type type, int64_t tokens, int t
   WorkerPool pool(threads);
   RotatingMatrix weights(type, columns, rows, rotate_bytes, random);
   const std::vector<float> x = random_floats(static_cast<size_t>(columns * tokens), random);
-  const std::vector<std::byte> xq = quantized_rows(x, columns, activation_type(type));
-  const ActivationRows in{xq.data(), ggml_row_size(activation_type(type), columns)};
+  const RandomActivations in(x, columns, type);
+  const simd::Kernels& kernels = simd::kernels(best_isa());
   std::vector<float> y(static_cast<size_t>(rows * tokens));
   for (auto _ : state) {
     const WeightMatrix w = weights.next();
     pool.run(rows, row_grain(rows, columns * tokens, threads),
-             [&](int64_t begin, int64_t end) { linear_rows(w, in, tokens, y.data(), rows, begin, end); });
+             [&](int64_t begin, int64_t end) { linear_rows(kernels, w, in.rows, y.data(), rows, begin, end); });
     benchmark::DoNotOptimize(y.data());
   }
   state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(weights.bytes()));
@@ -74,24 +74,20 @@ void bench_experts(benchmark::State& state, ggml_type type, int32_t tokens, int 
   RotatingMatrix gate_up(type, n_embd, n_ff, rotate_bytes, random);
   RotatingMatrix down(type, n_ff, n_embd, rotate_bytes, random);
   const std::vector<float> x = random_floats(static_cast<size_t>(n_embd * tokens), random);
-  const std::vector<std::byte> xq = quantized_rows(x, n_embd, activation_type(type));
+  const RandomActivations in(x, n_embd, type);
   std::vector<int32_t> token_of_row;
   for (int32_t row = 0; row < kExperts * tokens; ++row) token_of_row.push_back(row % tokens);
   std::vector<float> hidden(token_of_row.size() * static_cast<size_t>(n_ff));
-  std::vector<std::byte> hidden_quantized(token_of_row.size() * ggml_row_size(activation_type(type), n_ff));
+  std::vector<std::byte> hidden_quantized(token_of_row.size() * activation_row_bytes(activation_format(type), n_ff));
   std::vector<float> output(token_of_row.size() * static_cast<size_t>(n_embd));
   std::vector<ExpertWork> work(kExperts);
   for (auto _ : state) {
     for (int32_t e = 0; e < kExperts; ++e) {
       work[e] = {{gate_up.next(), gate_up.next(), down.next()}, e * tokens, (e + 1) * tokens};
     }
-    run_experts({{xq.data(), ggml_row_size(activation_type(type), n_embd)},
-                 token_of_row,
-                 work,
-                 hidden.data(),
-                 hidden_quantized.data(),
-                 output.data()},
-                pool);
+    run_experts(
+        {{in.data.data(), in.row_bytes}, token_of_row, work, hidden.data(), hidden_quantized.data(), output.data()},
+        {pool, simd::kernels(best_isa())});
     benchmark::DoNotOptimize(output.data());
   }
   state.SetBytesProcessed(state.iterations() * kExperts * static_cast<int64_t>(2 * gate_up.bytes() + down.bytes()));

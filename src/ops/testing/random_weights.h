@@ -16,10 +16,11 @@
 
 namespace drafthorse::ops {
 
-// All weight types a test should cover.
-inline constexpr ggml_type kTestedTypes[] = {GGML_TYPE_F32,  GGML_TYPE_F16,    GGML_TYPE_BF16, GGML_TYPE_Q8_0,
-                                             GGML_TYPE_Q4_0, GGML_TYPE_Q4_K,   GGML_TYPE_Q6_K, GGML_TYPE_Q2_K,
-                                             GGML_TYPE_Q5_K, GGML_TYPE_IQ4_NL, GGML_TYPE_MXFP4};
+// All weight types a test should cover: those with kernels of ours, and three that go through ggml's dot product.
+inline constexpr ggml_type kTestedTypes[] = {GGML_TYPE_F32,  GGML_TYPE_F16,    GGML_TYPE_BF16,  GGML_TYPE_Q8_0,
+                                             GGML_TYPE_Q4_0, GGML_TYPE_Q4_K,   GGML_TYPE_Q6_K,  GGML_TYPE_Q2_K,
+                                             GGML_TYPE_Q5_K, GGML_TYPE_IQ4_NL, GGML_TYPE_MXFP4, GGML_TYPE_IQ4_XS,
+                                             GGML_TYPE_Q3_K, GGML_TYPE_Q5_0,   GGML_TYPE_Q4_1};
 
 inline std::vector<float> random_floats(size_t count, std::mt19937_64& random, float scale = 1) {
   std::normal_distribution<float> normal(0, scale);
@@ -48,7 +49,8 @@ struct RandomMatrix {
 };
 
 // For each element the largest error that rounding to the activation type makes.
-inline std::vector<double> rounding_of(const float* x, int64_t columns, ggml_type activation) {
+inline std::vector<double> rounding_of(const float* x, int64_t columns, ggml_type weight_type) {
+  const ggml_type activation = activation_format(weight_type).type;
   std::vector<double> error(static_cast<size_t>(columns));
   const int64_t block = ggml_blck_size(activation);
   for (int64_t begin = 0; begin < columns; begin += block) {
@@ -95,14 +97,61 @@ inline ReferenceDot reference_dot(const float* w, const float* x, const std::vec
 }
 inline constexpr double kDeviations = 6;  // allowed; one element in 500 million is farther off by chance
 
-inline std::vector<std::byte> quantized_rows(const std::vector<float>& x, int64_t columns, ggml_type activation) {
-  const int64_t rows = static_cast<int64_t>(x.size()) / columns;
-  const size_t row_bytes = ggml_row_size(activation, columns);
-  std::vector<std::byte> out(row_bytes * static_cast<size_t>(rows));
-  for (int64_t r = 0; r < rows; ++r) {
-    quantize_row(x.data() + r * columns, out.data() + static_cast<size_t>(r) * row_bytes, columns, activation);
+// Activation rows for weights of a type, and pointers to them.
+struct RandomActivations {
+  RandomActivations(const std::vector<float>& x, int64_t columns, ggml_type weight_type, Isa isa = best_isa()) {
+    const ActivationFormat format = activation_format(weight_type);
+    row_bytes = activation_row_bytes(format, columns);
+    const size_t count = x.size() / static_cast<size_t>(columns);
+    data.resize(row_bytes * count);
+    for (size_t r = 0; r < count; ++r) {
+      std::byte* row = data.data() + r * row_bytes;
+      write_activation_row(simd::kernels(isa), x.data() + r * static_cast<size_t>(columns), row, columns, format);
+      rows.push_back(row);
+    }
   }
-  return out;
+  RandomActivations(RandomActivations&&) = default;
+  std::vector<std::byte> data;
+  size_t row_bytes = 0;
+  std::vector<const std::byte*> rows;
+};
+
+// What an activation row stands for.
+inline std::vector<float> activation_values(const std::byte* row, int64_t columns, ActivationFormat format) {
+  using Kind = ActivationFormat::Kind;
+  std::vector<float> values(static_cast<size_t>(columns));
+  if (format.kind == Kind::kF32 || format.kind == Kind::kF16 || format.kind == Kind::kBf16) {
+    std::memcpy(values.data(), row, values.size() * sizeof(float));
+    return values;
+  }
+  const int64_t block = format.kind == Kind::kQ8_0 ? 32 : 256;
+  const QuantizedLayout layout(columns, block);
+  const auto* scales = reinterpret_cast<const float*>(row + layout.scale);
+  for (int64_t c = 0; c < columns; ++c) {
+    values[c] = scales[c / block] * static_cast<float>(static_cast<int8_t>(row[c]));
+  }
+  return values;
+}
+
+// The same after ggml's own rounding.
+inline std::vector<float> ggml_activation_values(const std::vector<float>& x, ggml_type type) {
+  const auto columns = static_cast<int64_t>(x.size());
+  std::vector<std::byte> row(ggml_row_size(type, columns));
+  ggml_get_type_traits_cpu(type)->from_float(x.data(), row.data(), columns);
+  std::vector<float> values(x.size());
+  if (type != GGML_TYPE_Q8_K) {
+    ggml_get_type_traits(type)->to_float(row.data(), values.data(), columns);
+    return values;
+  }
+  // ggml cannot unpack this one: a float scale, 256 bytes, 16 sums of 16 bits.
+  const size_t block_bytes = ggml_type_size(type);
+  for (size_t c = 0; c < values.size(); ++c) {
+    const std::byte* block = row.data() + c / 256 * block_bytes;
+    float scale = 0;
+    std::memcpy(&scale, block, sizeof scale);
+    values[c] = scale * static_cast<float>(static_cast<int8_t>(block[sizeof scale + c % 256]));
+  }
+  return values;
 }
 
 inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {

@@ -1,0 +1,54 @@
+#include "base/check.h"
+#include "ops/simd/kernel_tables.h"
+
+namespace drafthorse::ops {
+
+std::vector<Isa> supported_isas() {
+  __builtin_cpu_init();
+  std::vector<Isa> isas{Isa::kPortable};
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return isas;
+  isas.push_back(Isa::kAvx2);
+  if (__builtin_cpu_supports("avxvnni")) isas.push_back(Isa::kAvxVnni);
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+    isas.push_back(Isa::kAvx512);
+  }
+  return isas;
+}
+
+namespace simd {
+namespace {
+
+// Built at first use, where it is supported, and never changed.
+Kernels filled(void (*fill)(Kernels&)) {
+  Kernels kernels;
+  fill(kernels);
+  return kernels;
+}
+
+}  // namespace
+
+const Kernels& kernels(Isa isa) {
+  switch (isa) {
+    case Isa::kPortable: {
+      static const Kernels portable = filled(fill_portable_kernels);
+      return portable;
+    }
+    case Isa::kAvx2: {
+      static const Kernels avx2 = filled(fill_avx2_kernels);
+      return avx2;
+    }
+    case Isa::kAvxVnni: {
+      static const Kernels avx_vnni = filled(fill_avx_vnni_kernels);
+      return avx_vnni;
+    }
+    case Isa::kAvx512: {
+      static const Kernels avx512 = filled(fill_avx512_kernels);
+      return avx512;
+    }
+  }
+  check_failed(__FILE__, __LINE__, "known isa");
+}
+
+}  // namespace simd
+}  // namespace drafthorse::ops
