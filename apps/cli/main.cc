@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "inspect_command.h"
+#include "plan_command.h"
 #include "profile_command.h"
 #include "run_command.h"
 
@@ -38,6 +39,8 @@ int main(int argc, char** argv) {
   const CLI::App* inspect = drafthorse::cli::add_inspect_command(app, inspect_flags);
   drafthorse::cli::ProfileFlags profile_flags;
   const CLI::App* profile = drafthorse::cli::add_profile_command(app, profile_flags);
+  drafthorse::cli::PlanFlags plan_flags;
+  const CLI::App* plan = drafthorse::cli::add_plan_command(app, plan_flags);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -45,6 +48,7 @@ int main(int argc, char** argv) {
     return code == 0 ? 0 : static_cast<int>(drafthorse::StatusKind::kUsage);
   }
   if (inspect->parsed()) return drafthorse::cli::inspect(inspect_flags);
+  if (plan->parsed()) return drafthorse::cli::plan(plan_flags);
   if (profile->parsed()) return drafthorse::cli::profile(profile_flags);
   return run->parsed() ? drafthorse::cli::run(run_flags) : 0;
 }

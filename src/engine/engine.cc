@@ -17,8 +17,6 @@ constexpr int32_t kDefaultContext = 4096;
 constexpr int32_t kPrefillTokens = 2048;
 // A draft model only prefills the prompt and catches up; it holds its experts, so short runs cost nothing.
 constexpr int32_t kDraftPrefillTokens = 256;
-// Heap growth, thread stacks and library pages touched after the plan is made.
-constexpr uint64_t kProcessReserve = 24 * kMiB;
 // Left to the rest of the machine when the budget is not given.
 constexpr uint64_t kLeastMachineReserve = 512 * kMiB;
 

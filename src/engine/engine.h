@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/ledger.h"
 #include "base/status.h"
+#include "base/units.h"
 #include "draft/drafter.h"
 #include "expert/cache.h"
 #include "forward/forward_pass.h"
@@ -33,6 +34,9 @@ inline constexpr int32_t kMaxDraftDepth = 64;
 inline constexpr int32_t kMaxAutoDepth = 64;
 // Prompt positions at which draft and target are compared before anything is generated.
 inline constexpr int32_t kScoredPositions = 24;
+
+// Heap growth, thread stacks and library pages touched after the plan is made: booked with the process.
+inline constexpr uint64_t kProcessReserve = 24 * kMiB;
 
 using QueueFactory = std::function<Result<std::unique_ptr<ReadQueue>>(const FileSet& files)>;
 
@@ -81,6 +85,9 @@ class Engine {
   const MemoryLedger& ledger() const { return ledger_; }
   const MemoryPlan& memory_plan() const { return plan_; }
   uint64_t ram_budget_bytes() const { return *options_.ram_bytes; }
+  // Without the tokenizer's arrays. draft_index() only with a draft.
+  const GgufIndex& target_index() const { return *target_index_; }
+  const GgufIndex& draft_index() const { return *draft_index_; }
   // Things a user should hear once: fallbacks taken, limits lowered.
   const std::vector<std::string>& notices() const { return notices_; }
 

@@ -27,19 +27,6 @@ std::optional<uint64_t> layer_of(std::string_view name) {
   return layer;
 }
 
-// Stacked ("blk.0.ffn_up_exps.weight") or a tensor each ("blk.0.ffn_up.3.weight"). Shared experts are no routed ones.
-bool is_routed_expert(std::string_view name) {
-  if (name.find("_exps.") != std::string_view::npos) return true;
-  for (const std::string_view what : {".ffn_gate.", ".ffn_up.", ".ffn_down."}) {
-    const size_t at = name.find(what);
-    if (at != std::string_view::npos && at + what.size() < name.size()) {
-      const char next = name[at + what.size()];
-      if (next >= '0' && next <= '9') return true;
-    }
-  }
-  return false;
-}
-
 bool is_vocabulary(std::string_view name) {
   return name.starts_with("token_embd.") || name == "output.weight" || name == "output.bias";
 }
@@ -77,6 +64,18 @@ EngineOptions unbounded(const std::string& target, const std::string& draft) {
 }
 
 }  // namespace
+
+bool is_routed_expert(std::string_view name) {
+  if (name.find("_exps.") != std::string_view::npos) return true;
+  for (const std::string_view what : {".ffn_gate.", ".ffn_up.", ".ffn_down."}) {
+    const size_t at = name.find(what);
+    if (at != std::string_view::npos && at + what.size() < name.size()) {
+      const char next = name[at + what.size()];
+      if (next >= '0' && next <= '9') return true;
+    }
+  }
+  return false;
+}
 
 Result<ModelDescription> describe_model(const std::string& path) {
   ModelDescription out;

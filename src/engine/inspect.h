@@ -8,12 +8,16 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
 #include "model/config.h"
 
 namespace drafthorse {
+
+// By a tensor's name: "blk.0.ffn_up_exps.weight" or, a tensor each, "blk.0.ffn_up.3.weight". Shared experts are none.
+bool is_routed_expert(std::string_view name);
 
 struct TensorGroup {
   int64_t tensors = 0;
