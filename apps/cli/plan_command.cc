@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 
 #include <charconv>
+#include <fstream>
+#include <sstream>
 
 #include "base/units.h"
 #include "console.h"
@@ -68,6 +70,52 @@ void set_acceptance(const PlanFlags& flags, Plan& plan) {
   }
 }
 
+// How an earlier run routed and drafted, from its statistics file, instead of assumptions.
+Status learn_from_run(const PlanFlags& flags, Plan& plan) {
+  if (flags.like.empty()) return {};
+  const auto refuse = [&](std::string_view what) {
+    return file_error(fmt::format("{}: {}; give a file that `drafthorse run --stats-file` wrote", flags.like, what));
+  };
+  std::ifstream file(flags.like);
+  std::ostringstream text;
+  text << file.rdbuf();
+  if (!file) return refuse("cannot be read");
+  const Json json = Json::parse(text.str(), nullptr, false);
+  const auto number = [&](const Json& from, const char* key) {
+    const auto found = from.is_object() ? from.find(key) : from.end();
+    return from.is_object() && found != from.end() && found->is_number() ? found->get<double>() : -1.0;
+  };
+  const double hit_rate = number(json, "hit_rate");
+  const double slots = number(json, "expert_slots");
+  const double steps = number(json, "steps");
+  const double drafted = number(json, "drafted_tokens");
+  if (hit_rate < 0 || hit_rate > 1 || slots < 0 || slots > 1e9 || steps < 1 || drafted < 0) {
+    return refuse("no statistics of a run");
+  }
+  const ModelConfig& config = plan.engine->target().model->config();
+  if (config.is_moe() && flags.skew < 0) {
+    int layers = 0;
+    for (const LayerWork& layer : plan.input.target.layers) layers += layer.n_expert > 0 ? 1 : 0;
+    const RoutingShape shape{layers, config.n_expert, config.n_expert_used, static_cast<int>(slots),
+                             1 + drafted / steps};
+    plan.input.skew = skew_from_hit_rate(shape, hit_rate).value_or(plan.input.skew);
+  }
+  // Of draft positions that were reached, those accepted.
+  const auto sum = [&](const char* key) {
+    double total = 0;
+    const auto depth = json.find("depth");
+    if (depth == json.end() || !depth->is_object() || !depth->contains(key) || !(*depth)[key].is_array()) return total;
+    for (const Json& one : (*depth)[key]) total += one.is_number() ? one.get<double>() : 0;
+    return total;
+  };
+  const double reached = sum("reached_by_position");
+  if (plan.input.draft && flags.acceptance < 0 && reached > 0) {
+    plan.input.acceptance = std::clamp(sum("accepted_by_position") / reached, 0.0, 1.0);
+    plan.acceptance_from = "as in the earlier run";
+  }
+  return {};
+}
+
 void predict_speed(const PlanFlags& flags, Plan& plan) {
   Result<std::string> path = flags.profile.empty() ? profile_path() : Result<std::string>(flags.profile);
   Result<MachineProfile> machine = path.ok() ? load_profile(*path) : Result<MachineProfile>(path.status());
@@ -114,6 +162,7 @@ Result<Plan> make_plan(const PlanFlags& flags) {
     plan.input.draft = model_work(engine.draft_index(), *engine.draft().model);
     set_acceptance(flags, plan);
   }
+  RETURN_IF_ERROR(learn_from_run(flags, plan));
   const uint64_t slot_bytes = ExpertCache::slot_bytes(target.layout());
   plan.memory = {engine.ram_budget_bytes(), engine.ledger().total() - engine.ledger().bytes("expert slots"), slot_bytes,
                  target.layout().total_experts()};
@@ -229,8 +278,8 @@ std::string speed_text(const Plan& plan) {
   }
   if (plan.input.slots < plan.memory.total_experts) {
     text +=
-        fmt::format("  {:.0f} % of experts there when needed, if the text uses them as unevenly as the demo's does\n",
-                    100 * prediction.hit_rate);
+        fmt::format("  {:.0f} % of experts there when needed{}\n", 100 * prediction.hit_rate,
+                    plan.input.skew == kDefaultSkew ? ", if the text uses them as unevenly as the demo's does" : "");
   }
   text += fmt::format("  what limits: {}\n", name_of(prediction.best.bottleneck));
   text += "\nwhat would help\n";
@@ -301,6 +350,9 @@ CLI::App* add_plan_command(CLI::App& app, PlanFlags& flags) {
                    fmt::format("how unevenly a text uses a layer's experts, 0: evenly; default: {}", kDefaultSkew))
       ->type_name("X")
       ->check(CLI::Range(0.0, 100.0));
+  plan->add_option("--like", flags.like, "plan for a text that routes and drafts as this run did (its --stats-file)")
+      ->type_name("STATS")
+      ->check(check_not_empty);
   plan->add_option("--profile", flags.profile, "another profile than this machine's own")
       ->type_name("FILE")
       ->check(check_not_empty);

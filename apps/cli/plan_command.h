@@ -18,6 +18,7 @@ struct PlanFlags {
   int tokens = 256;
   double acceptance = -1;  // below 0: assumed by the kind of draft
   double skew = -1;        // below 0: assumed
+  std::string like;        // statistics of an earlier run; empty: none
   std::string profile;     // a profile's file; empty: this machine's
   bool json = false;
 };

@@ -65,6 +65,7 @@ class Scratch {
 Result<MachineProfile> measure(const ProfileFlags& flags, const std::string& folder, Console& console) {
   MeasureOptions options;
   options.threads = flags.threads;
+  options.types = flags.types;
   options.seconds = flags.seconds;
   options.disk_file = flags.file;
   Scratch scratch;
@@ -94,8 +95,11 @@ std::string profile_text(const MachineProfile& profile, const std::string& path)
     if (rate.read_bytes != row) text += fmt::format("\n  {:>10}", format_size(row = rate.read_bytes));
     text += fmt::format(" {:>10}", rate_text(rate.bytes_per_s));
   }
-  text += fmt::format("\n  one read of 4 KiB takes {:.0f} us\n\nmemory   {} read by {} threads\n",
-                      profile.disk_latency_s * 1e6, rate_text(profile.ram_bytes_per_s), profile.threads);
+  text += fmt::format(
+      "\n  one read of 4 KiB takes {:.0f} us; reading slows computing down to 1/{:.2f}\n\nmemory   {} read by {} "
+      "threads\n",
+      profile.disk_latency_s * 1e6, profile.compute_slowdown_while_reading, rate_text(profile.ram_bytes_per_s),
+      profile.threads);
   text += fmt::format("products {:.0f} G/s of bytes, {:.0f} G/s of floats per core\n",
                       profile.byte_products_per_s / 1e9, profile.float_products_per_s / 1e9);
   text += "\nexperts, speed through the weights by tokens that share them (weights from memory)\n  type      ";
@@ -124,6 +128,11 @@ CLI::App* add_profile_command(CLI::App& app, ProfileFlags& flags) {
   profile->add_option("--threads", flags.threads, "threads to compute with; default: one per core")
       ->type_name("N")
       ->check(CLI::Range(1, 512));
+  profile->add_option("--types", flags.types, "weight types to measure, such as q4_K,f32; default: all")
+      ->type_name("T,..")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(check_not_empty);
   profile->add_option("--seconds", flags.seconds, "time for each disk figure; less is quicker and less exact")
       ->type_name("S")
       ->check(CLI::Range(0.001, 60.0))

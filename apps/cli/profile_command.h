@@ -3,12 +3,14 @@
 
 #include <CLI/CLI.hpp>
 #include <string>
+#include <vector>
 
 namespace drafthorse::cli {
 
 struct ProfileFlags {
   std::string file;
   int threads = 0;
+  std::vector<std::string> types;
   double seconds = 0.2;
   bool json = false;
 };

@@ -36,13 +36,15 @@ struct MachineProfile {
   uint64_t disk_device = 0;  // the file system's st_dev
   bool direct_io = true;     // false: read through the page cache, so that the disk figures mean little
   std::vector<DiskRate> disk;
-  double disk_latency_s = 0;             // of one small read on an idle disk
-  double ram_bytes_per_s = 0;            // reading, all threads
-  double byte_products_per_s = 0;        // the peak of 8-bit multiplications, one core
-  double float_products_per_s = 0;       // the same of floats
-  double node_overhead_s = 0;            // of one graph node on next to no data
-  double elementwise_s_per_float = 0;    // of a graph node that passes over floats, on one thread
-  double attention_s_per_key_float = 0;  // attention of one token: n_head * head_dim * keys times this
+  double disk_latency_s = 0;                  // of one small read on an idle disk
+  double compute_slowdown_while_reading = 1;  // a matrix product\'s time beside full reading, over its time alone
+  double ram_bytes_per_s = 0;                 // reading, all threads
+  double first_touch_bytes_per_s = 0;         // of memory that the system has to hand out first, one thread
+  double byte_products_per_s = 0;             // the peak of 8-bit multiplications, one core
+  double float_products_per_s = 0;            // the same of floats
+  double node_overhead_s = 0;                 // of one graph node on next to no data
+  double elementwise_s_per_float = 0;         // of a graph node that passes over floats, on one thread
+  double attention_s_per_key_float = 0;       // attention of one token: n_head * head_dim * keys times this
   std::vector<KernelProfile> kernels;
 };
 

@@ -18,9 +18,32 @@ constexpr double kDrafting = 1.06;  // drafting must promise this much, as the e
 constexpr int kNodesPerLayer = 24;
 constexpr int kPassesPerLayer = 8;    // of norms, additions and rotations over a token's floats
 constexpr double kMemoryBound = 0.6;  // of the time at which memory alone would have delivered the weights
-constexpr double kDiskBound = 0.3;    // of the time spent waiting
+constexpr double kMostSkew = 30;
+constexpr double kDiskBound = 0.3;  // of the time spent waiting
 
 double used_in(double p, double tokens) { return 1 - std::pow(1 - p, tokens); }
+
+// How much of the expert of this rank is not among so many resident ones.
+double absent(size_t rank, double resident) { return std::clamp(static_cast<double>(rank) + 1 - resident, 0.0, 1.0); }
+
+// M(n) of the header.
+double missed_experts(const std::vector<double>& popularity, double resident, double tokens) {
+  double total = 0;
+  for (size_t i = 0; i < popularity.size(); ++i) total += absent(i, resident) * used_in(popularity[i], tokens);
+  return total;
+}
+
+// C of the header.
+double resident_share(const std::vector<double>& popularity, int layers, double slots, double tokens) {
+  const auto experts = static_cast<double>(popularity.size());
+  if (slots >= experts * layers) return experts;
+  double resident = slots / layers;
+  for (int i = 0; i < 50; ++i) {
+    const double next = std::clamp((slots - missed_experts(popularity, resident, tokens)) / layers, 0.0, experts);
+    resident = (resident + next) / 2;
+  }
+  return resident;
+}
 
 class Predictor {
  public:
@@ -61,6 +84,11 @@ class Predictor {
     for (int done = 0; done < tokens; done += at_once) {
       const int count = std::min(at_once, tokens - done);
       total += prefill_chunk(count, done == 0 ? 0 : resident_experts(count, slots));
+    }
+    // The slots it fills are memory that the system hands out only now.
+    const double filled = std::min(slots, moe_layers_ * distinct_experts(popularity_, tokens));
+    if (moe_layers_ > 0 && machine_.first_touch_bytes_per_s > 0) {
+      total += filled * static_cast<double>(model_.expert_bytes) / machine_.first_touch_bytes_per_s;
     }
     return total;
   }
@@ -106,26 +134,12 @@ class Predictor {
     return bytes / machine_.ram_bytes_per_s;
   }
 
-  // C of the header.
   double resident_experts(double tokens, double slots) const {
-    const auto experts = static_cast<double>(popularity_.size());
-    if (slots < 0 || moe_layers_ == 0 || slots >= experts * moe_layers_) return experts;
-    double resident = slots / moe_layers_;
-    for (int i = 0; i < 50; ++i) {
-      const double next = std::clamp((slots - missed(tokens, resident)) / moe_layers_, 0.0, experts);
-      resident = (resident + next) / 2;
-    }
-    return resident;
+    if (moe_layers_ == 0) return 0;
+    return slots < 0 ? static_cast<double>(popularity_.size())
+                     : resident_share(popularity_, moe_layers_, slots, tokens);
   }
-
-  double absent(size_t rank, double resident) const {
-    return std::clamp(static_cast<double>(rank) + 1 - resident, 0.0, 1.0);
-  }
-  double missed(double tokens, double resident) const {
-    double total = 0;
-    for (size_t i = 0; i < popularity_.size(); ++i) total += absent(i, resident) * used_in(popularity_[i], tokens);
-    return total;
-  }
+  double missed(double tokens, double resident) const { return missed_experts(popularity_, resident, tokens); }
 
   // The chance of 0, 1, 2, .. misses in a layer.
   std::vector<double> miss_distribution(double tokens, double resident) const {
@@ -165,13 +179,16 @@ class Predictor {
       const double rate =
           disk_rate(machine_, std::min<double>(kMostInFlight, static_cast<double>(count) * pieces_each));
       const double each_read_s = static_cast<double>(model_.expert_bytes) / rate;
-      double now = hit_s;
+      // All but the last miss is computed while others are read.
+      const double slowdown = machine_.compute_slowdown_while_reading;
+      double now = hit_s * slowdown;
       double waited = 0;
       for (size_t j = 1; j <= count; ++j) {
         const double there = machine_.disk_latency_s + static_cast<double>(j) * each_read_s;
         if (there > now) waited += there - now;
-        now = std::max(now, there) + each_miss_s;
+        now = std::max(now, there) + each_miss_s * (j < count ? slowdown : 1);
       }
+      out.compute_s += chance[count] * (slowdown - 1) * (hit_s + static_cast<double>(count - 1) * each_miss_s);
       out.stall_s += chance[count] * waited;
     }
   }
@@ -231,6 +248,25 @@ double distinct_experts(const std::vector<double>& popularity, int tokens) {
   double total = 0;
   for (const double p : popularity) total += used_in(p, tokens);
   return total;
+}
+
+double expected_hit_rate(const RoutingShape& shape, double skew) {
+  const std::vector<double> popularity = expert_popularity(shape.experts, shape.used, skew);
+  const double resident = resident_share(popularity, shape.layers, shape.slots, shape.window);
+  double demanded = 0;
+  for (const double p : popularity) demanded += used_in(p, shape.window);
+  return 1 - missed_experts(popularity, resident, shape.window) / demanded;
+}
+
+std::optional<double> skew_from_hit_rate(const RoutingShape& shape, double hit_rate) {
+  if (shape.slots >= shape.experts * shape.layers || hit_rate >= 1) return std::nullopt;
+  double low = 0;
+  double high = kMostSkew;
+  for (int round = 0; round < 60; ++round) {
+    const double middle = (low + high) / 2;
+    (expected_hit_rate(shape, middle) < hit_rate ? low : high) = middle;
+  }
+  return (low + high) / 2;
 }
 
 double interpolate(const std::vector<KernelRate>& rates, double tokens) {

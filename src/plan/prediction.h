@@ -15,7 +15,8 @@
 //     dense(n) + attention(n) + pipeline(hits, misses) and at the end head(n).
 // Matrix products take their weights times the profile's seconds per weight for so many rows, interpolated between
 // those measured. In the pipeline the hits are computed at once; miss j is there at latency + j x bytes / disk rate
-// after the demand, and is computed when it is there and the processor is free. The number of misses varies: the
+// after the demand, and is computed when it is there and the processor is free; what is computed while others are read
+// takes longer by the profile's slowdown. The number of misses varies: the
 // pipeline's time is averaged over its distribution (independent experts). The disk's rate is the profile's for as many
 // pieces as the misses have.
 //
@@ -108,6 +109,18 @@ struct Prediction {
 
 // kUsage where the profile lacks a type of the model's.
 Result<Prediction> predict(const PredictionInput& input);
+
+// Where a run's hit rate was measured.
+struct RoutingShape {
+  int layers = 0;     // with experts
+  int experts = 0;    // of a layer
+  int used = 0;       // by a token
+  int slots = 0;      // of all layers
+  double window = 1;  // tokens of a pass
+};
+double expected_hit_rate(const RoutingShape& shape, double skew);
+// The skew at which that rate is expected; nullopt where everything fits and a hit rate tells nothing.
+std::optional<double> skew_from_hit_rate(const RoutingShape& shape, double hit_rate);
 
 // --- the parts, for tests
 // Use of each expert by a token, most popular first. They add up to `used`.

@@ -142,6 +142,19 @@ TEST(Predict, PromptIsReadOnceWhateverItsLength) {
   EXPECT_GT(often->ttft_s, 3 * once->ttft_s);
 }
 
+TEST(Routing, SkewIsFoundFromTheHitRateItMakes) {
+  for (const double skew : {0.5, 2.0, 3.8, 8.0}) {
+    for (const double window : {1.0, 5.0}) {
+      const RoutingShape shape{4, 16, 2, 20, window};
+      const std::optional<double> found = skew_from_hit_rate(shape, expected_hit_rate(shape, skew));
+      ASSERT_TRUE(found.has_value());
+      EXPECT_NEAR(*found, skew, 0.01) << window;
+    }
+  }
+  EXPECT_FALSE(skew_from_hit_rate({4, 16, 2, 64, 1}, 1.0).has_value());
+  EXPECT_GT(expected_hit_rate({4, 16, 2, 20, 1}, 4), expected_hit_rate({4, 16, 2, 20, 1}, 1));
+}
+
 TEST(Predict, RefusesTypesThatWereNotMeasured) {
   PredictionInput in = input(8);
   in.target.layers[2].expert[0].type = "iq1_s";

@@ -49,12 +49,15 @@ double median_seconds(double least_s, const Run& run) {
 }
 
 // Types that weights come in: those whose kernels the engine would use.
-std::vector<ggml_type> weight_types() {
+std::vector<ggml_type> weight_types(const std::vector<std::string>& wanted) {
   std::vector<ggml_type> types;
   for (int i = 0; i < GGML_TYPE_COUNT; ++i) {
     const auto type = static_cast<ggml_type>(i);
     const bool stored = ggml_type_size(type) > 0 && type != GGML_TYPE_Q8_1 && type != GGML_TYPE_Q8_K;
-    if (stored && ops::supports_weights(type) && kColumns % ggml_blck_size(type) == 0) types.push_back(type);
+    const bool asked_for =
+        wanted.empty() || (stored && std::find(wanted.begin(), wanted.end(), ggml_type_name(type)) != wanted.end());
+    if (stored && asked_for && ops::supports_weights(type) && kColumns % ggml_blck_size(type) == 0)
+      types.push_back(type);
   }
   return types;
 }
@@ -185,13 +188,20 @@ Status measure_kernels(const MeasureOptions& options, MachineProfile& profile, c
   ASSIGN_OR_RETURN(const Arena weights,
                    Arena::reserve(std::max<uint64_t>(bytes, 4 * kRows * kColumns * sizeof(float))));
   // As floats of any width, scales included: small, and neither zero nor denormal.
+  const SteadyClock clock;
+  const int64_t start = clock.now_ns();
   std::memset(weights.data(), 0x38, weights.bytes());
+  profile.first_touch_bytes_per_s = static_cast<double>(weights.bytes()) / seconds(clock.now_ns() - start);
   Kernels kernels(weights, profile.threads, std::min(options.seconds / 10, kLeastSeconds));
   profile.threads = kernels.pool().threads();
   profile.ram_bytes_per_s = kernels.ram_bytes_per_s();
   profile.byte_products_per_s = kernels.byte_products_per_s();
   profile.float_products_per_s = kernels.float_products_per_s();
-  const std::vector<ggml_type> types = weight_types();
+  const std::vector<ggml_type> types = weight_types(options.types);
+  if (types.empty() || (!options.types.empty() && types.size() != options.types.size())) {
+    return usage_error(fmt::format("of the types {} not all can be computed with; give names such as q4_K, bf16",
+                                   fmt::join(options.types, ",")));
+  }
   for (size_t i = 0; i < types.size(); ++i) {
     if (progress) {
       progress(fmt::format("measuring kernels: {}", ggml_type_name(types[i])),

@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/status.h"
 #include "plan/machine_profile.h"
@@ -11,9 +12,10 @@
 namespace drafthorse {
 
 struct MeasureOptions {
-  std::string disk_file;      // read, never written; at least 64 MiB
-  int threads = 0;            // 0: one per core
-  double seconds = 0.2;       // for each disk figure; kernels take a fraction
+  std::string disk_file;           // read, never written; at least 64 MiB
+  int threads = 0;                 // 0: one per core
+  double seconds = 0.2;            // for each disk figure; kernels take a fraction
+  std::vector<std::string> types;  // of weights, by ggml's names; empty: all
   uint64_t memory_bytes = 0;  // that kernels rotate over, more than the caches hold; 0: four times the largest cache
 };
 
@@ -29,6 +31,8 @@ std::string machine_name();
 // --- the parts
 // Disk figures into `profile`.
 Status measure_disk(const MeasureOptions& options, MachineProfile& profile, const MeasureProgress& progress);
+// What reading costs computing.
+Status measure_overlap(const MeasureOptions& options, MachineProfile& profile);
 // RAM and kernels.
 Status measure_kernels(const MeasureOptions& options, MachineProfile& profile, const MeasureProgress& progress);
 
