@@ -3,6 +3,7 @@
 #include <ggml-cpu.h>
 
 #include <algorithm>
+#include <bit>
 
 #include "base/check.h"
 #include "ops/simd/kernels.h"
@@ -39,8 +40,9 @@ size_t activation_row_bytes(ActivationFormat format, int64_t columns) {
   switch (format.kind) {
     case Kind::kF32:
     case Kind::kF16:
+      return static_cast<size_t>(padded_columns(columns)) * sizeof(float);
     case Kind::kBf16:
-      return static_cast<size_t>((columns + kFloatPadding - 1) / kFloatPadding * kFloatPadding) * sizeof(float);
+      return static_cast<size_t>(padded_columns(columns)) * (sizeof(float) + sizeof(uint16_t));
     case Kind::kQ8_0:
       return QuantizedLayout(columns, 32).bytes;
     case Kind::kQ8_K:
@@ -79,7 +81,11 @@ void write_activation_row(const simd::Kernels& kernels, const float* x, std::byt
       }
       return;
   }
-  std::fill(floats + columns, reinterpret_cast<float*>(out + activation_row_bytes(format, columns)), 0.0F);
+  const int64_t padded = padded_columns(columns);
+  std::fill(floats + columns, floats + padded, 0.0F);
+  if (format.kind != Kind::kBf16) return;
+  auto* halves = reinterpret_cast<uint16_t*>(out + bf16_offset(columns));
+  for (int64_t c = 0; c < padded; ++c) halves[c] = static_cast<uint16_t>(std::bit_cast<uint32_t>(floats[c]) >> 16);
 }
 
 }  // namespace drafthorse::ops

@@ -20,7 +20,7 @@ struct ActivationFormat {
   enum class Kind {
     kF32,   // floats, as they are
     kF16,   // floats, rounded to F16
-    kBf16,  // floats, rounded to BF16
+    kBf16,  // floats, rounded to BF16, and the same once more in 16 bits each
     kQ8_0,  // 8 bits, a scale per 32 columns (rounded to F16)
     kQ8_K,  // 8 bits, a scale per 256 columns
     kGgml,  // rows of `type`, for ggml's own dot product
@@ -42,7 +42,13 @@ void write_activation_row(const simd::Kernels& kernels, const float* x, std::byt
                           ActivationFormat format);
 
 // Float rows: `columns` floats, then zeros up to a multiple of this many.
-inline constexpr int64_t kFloatPadding = 16;
+inline constexpr int64_t kFloatPadding = 32;
+
+constexpr int64_t padded_columns(int64_t columns) {
+  return (columns + kFloatPadding - 1) / kFloatPadding * kFloatPadding;
+}
+// Where the 16-bit part of a kBf16 row begins; padded with zeros as the floats are.
+constexpr size_t bf16_offset(int64_t columns) { return static_cast<size_t>(padded_columns(columns)) * sizeof(float); }
 
 // Where the parts of an 8-bit row begin; columns is a multiple of 32, for kQ8_K of 256.
 //   int8  x[columns]              -127 to 127

@@ -7,9 +7,18 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ops/simd/rows.h"
+
 namespace drafthorse::ops::simd {
 
 inline constexpr int kChunk = 256;  // columns decoded at a time
+
+// 16 bytes of each row; asks for as many of the next ones.
+template <typename V>
+void load_columns(Rows<V>& rows, size_t offset, typename V::I (&out)[4]) {
+  rows.template prefetch<16 * V::kLanes>();
+  V::load_columns(rows, offset, out);
+}
 
 template <typename V>
 struct IntTile {
@@ -39,9 +48,9 @@ struct BiasedSteps {
 
 // 16 bytes of nibbles at `offset`: low ones are columns 0 to 15, high ones 16 to 31.
 template <typename V>
-void load_nibbles(const std::byte* const* rows, size_t offset, typename V::I* out) {
+void load_nibbles(Rows<V>& rows, size_t offset, typename V::I* out) {
   typename V::I packed[4];
-  V::load_columns(rows, offset, packed);
+  load_columns<V>(rows, offset, packed);
   const typename V::I mask = V::set_int(0x0F0F0F0F);
   for (int k = 0; k < 4; ++k) {
     out[k] = V::bit_and(packed[k], mask);
@@ -54,12 +63,8 @@ struct Q4_0 {
   static constexpr int kBytes = 18;
   static constexpr int kBiasShift = 3;
   static constexpr bool kWide = false;
-  static typename V::F scale(const std::byte* const* rows, size_t offset) {
-    return V::low_half(V::load_u16(rows, offset));
-  }
-  static void weights(const std::byte* const* rows, size_t offset, typename V::I* out) {
-    load_nibbles<V>(rows, offset + 2, out);
-  }
+  static typename V::F scale(Rows<V>& rows, size_t offset) { return V::low_half(V::load_u16(rows, offset)); }
+  static void weights(Rows<V>& rows, size_t offset, typename V::I* out) { load_nibbles<V>(rows, offset + 2, out); }
 };
 
 template <typename V>
@@ -67,13 +72,11 @@ struct Q8_0 {
   static constexpr int kBytes = 34;
   static constexpr int kBiasShift = V::kSignedBias == 0 ? -1 : 7;
   static constexpr bool kWide = true;
-  static typename V::F scale(const std::byte* const* rows, size_t offset) {
-    return V::low_half(V::load_u16(rows, offset));
-  }
-  static void weights(const std::byte* const* rows, size_t offset, typename V::I* out) {
+  static typename V::F scale(Rows<V>& rows, size_t offset) { return V::low_half(V::load_u16(rows, offset)); }
+  static void weights(Rows<V>& rows, size_t offset, typename V::I* out) {
     for (int half = 0; half < 2; ++half) {
       typename V::I bytes[4];
-      V::load_columns(rows, offset + 2 + 16 * half, bytes);
+      load_columns<V>(rows, offset + 2 + 16 * half, bytes);
       for (int k = 0; k < 4; ++k) {
         // Adding 128 is flipping the sign bit.
         out[4 * half + k] = V::kSignedBias == 0 ? bytes[k] : V::bit_xor(bytes[k], V::set_int(INT32_C(-0x7F7F7F80)));
@@ -88,10 +91,8 @@ struct Iq4Nl {
   static constexpr int kBiasShift = V::kSignedBias == 0 ? -1 : 7;
   static constexpr bool kWide = true;
   static constexpr BiasedSteps<V::kSignedBias> kSteps{kIq4Steps};
-  static typename V::F scale(const std::byte* const* rows, size_t offset) {
-    return V::low_half(V::load_u16(rows, offset));
-  }
-  static void weights(const std::byte* const* rows, size_t offset, typename V::I* out) {
+  static typename V::F scale(Rows<V>& rows, size_t offset) { return V::low_half(V::load_u16(rows, offset)); }
+  static void weights(Rows<V>& rows, size_t offset, typename V::I* out) {
     load_nibbles<V>(rows, offset + 2, out);
     for (int k = 0; k < 8; ++k) out[k] = V::lookup(kSteps.step, out[k]);
   }
@@ -104,11 +105,11 @@ struct Mxfp4 {
   static constexpr bool kWide = false;
   static constexpr BiasedSteps<16> kSteps{kMxfp4Steps};
   // 2^(e - 128), the steps being doubled. The ends are what a float's exponent alone cannot say.
-  static typename V::F scale(const std::byte* const* rows, size_t offset) {
+  static typename V::F scale(Rows<V>& rows, size_t offset) {
     const typename V::F power = V::as_float(V::template shift_left<23>(V::load_u8(rows, offset)));
     return V::min(V::max(V::mul(power, V::set(0.5F)), V::set(0x1p-128F)), V::set(0x1p127F));
   }
-  static void weights(const std::byte* const* rows, size_t offset, typename V::I* out) {
+  static void weights(Rows<V>& rows, size_t offset, typename V::I* out) {
     load_nibbles<V>(rows, offset + 1, out);
     for (int k = 0; k < 8; ++k) out[k] = V::lookup(kSteps.step, out[k]);
   }
@@ -139,10 +140,10 @@ typename V::F signed_byte_as_float(typename V::I dword) {
 
 // Q4_K and Q5_K begin alike: two F16 scales and twelve bytes with eight 6-bit scales and eight 6-bit offsets.
 template <typename V>
-void decode_k4_header(const std::byte* const* rows, size_t offset, IntTile<V>& tile) {
+void decode_k4_header(Rows<V>& rows, size_t offset, IntTile<V>& tile) {
   using I = typename V::I;
   I header[4];  // d and dmin, then the twelve bytes
-  V::load_columns(rows, offset, header);
+  load_columns<V>(rows, offset, header);
   const typename V::F d = V::low_half(header[0]);
   tile.offset = V::sub(V::zero(), V::high_half(header[0]));
   const I six = V::set_int(0x3F3F3F3F);
@@ -168,12 +169,12 @@ struct Q4_K {
   static constexpr int kGroup = 32;
   static constexpr GroupOffset kOffset = GroupOffset::kPer32;
   static constexpr bool kWide = false;
-  static void decode(const std::byte* const* rows, size_t offset, IntTile<V>& tile) {
+  static void decode(Rows<V>& rows, size_t offset, IntTile<V>& tile) {
     decode_k4_header<V>(rows, offset, tile);
     const typename V::I mask = V::set_int(0x0F0F0F0F);
     for (int part = 0; part < 8; ++part) {  // 16 bytes: 16 columns of one group, 16 of the next
       typename V::I packed[4];
-      V::load_columns(rows, offset + 16 + 16 * part, packed);
+      load_columns<V>(rows, offset + 16 + 16 * part, packed);
       typename V::I* out = tile.weights + part / 2 * 16 + part % 2 * 4;
       for (int k = 0; k < 4; ++k) {
         out[k] = V::bit_and(packed[k], mask);
@@ -189,18 +190,18 @@ struct Q5_K {
   static constexpr int kGroup = 32;
   static constexpr GroupOffset kOffset = GroupOffset::kPer32;
   static constexpr bool kWide = false;
-  static void decode(const std::byte* const* rows, size_t offset, IntTile<V>& tile) {
+  static void decode(Rows<V>& rows, size_t offset, IntTile<V>& tile) {
     using I = typename V::I;
     decode_k4_header<V>(rows, offset, tile);
     const I mask = V::set_int(0x0F0F0F0F);
     const I bit = V::set_int(0x10101010);
     I fifth[2][4];  // bit g of byte l: the fifth bit of column l of group g
-    V::load_columns(rows, offset + 16, fifth[0]);
-    V::load_columns(rows, offset + 32, fifth[1]);
+    load_columns<V>(rows, offset + 16, fifth[0]);
+    load_columns<V>(rows, offset + 32, fifth[1]);
     for (int pair = 0; pair < 4; ++pair) {
       for (int half = 0; half < 2; ++half) {
         I packed[4];
-        V::load_columns(rows, offset + 48 + 32 * pair + 16 * half, packed);
+        load_columns<V>(rows, offset + 48 + 32 * pair + 16 * half, packed);
         I* out = tile.weights + pair * 16 + half * 4;
         for (int k = 0; k < 4; ++k) {
           I& high = fifth[half][k];
@@ -220,7 +221,7 @@ struct Q6_K {
   static constexpr int kGroup = 16;
   static constexpr GroupOffset kOffset = GroupOffset::kPer16;
   static constexpr bool kWide = false;
-  static void decode(const std::byte* const* rows, size_t offset, IntTile<V>& tile) {
+  static void decode(Rows<V>& rows, size_t offset, IntTile<V>& tile) {
     using I = typename V::I;
     const I four = V::set_int(0x0F0F0F0F);
     const I two = V::set_int(0x30303030);
@@ -229,9 +230,9 @@ struct Q6_K {
         I low[4];
         I next_low[4];
         I high[4];
-        V::load_columns(rows, offset + 64 * half + 16 * part, low);
-        V::load_columns(rows, offset + 64 * half + 32 + 16 * part, next_low);
-        V::load_columns(rows, offset + 128 + 32 * half + 16 * part, high);
+        load_columns<V>(rows, offset + 64 * half + 16 * part, low);
+        load_columns<V>(rows, offset + 64 * half + 32 + 16 * part, next_low);
+        load_columns<V>(rows, offset + 128 + 32 * half + 16 * part, high);
         I* out = tile.weights + 32 * half + 4 * part;
         for (int k = 0; k < 4; ++k) {
           out[k] = V::bit_or(V::bit_and(low[k], four), V::bit_and(V::template shift_left<4>(high[k]), two));
@@ -243,7 +244,7 @@ struct Q6_K {
       }
     }
     I scales[4];  // sixteen signed bytes
-    V::load_columns(rows, offset + 192, scales);
+    load_columns<V>(rows, offset + 192, scales);
     const typename V::F d = V::low_half(V::load_u16(rows, offset + 208));
     tile.offset = V::mul(V::set(-32.0F), d);
     for (int i = 0; i < 4; ++i) {
@@ -271,13 +272,13 @@ struct Q2_K {
   static constexpr int kGroup = 16;
   static constexpr GroupOffset kOffset = GroupOffset::kPer16;
   static constexpr bool kWide = false;
-  static void decode(const std::byte* const* rows, size_t offset, IntTile<V>& tile) {
+  static void decode(Rows<V>& rows, size_t offset, IntTile<V>& tile) {
     using I = typename V::I;
     const I two = V::set_int(0x03030303);
     for (int half = 0; half < 2; ++half) {  // 128 columns in 32 bytes: bits 0 and 1 are the first 32 columns
       for (int part = 0; part < 2; ++part) {
         I packed[4];
-        V::load_columns(rows, offset + 16 + 32 * half + 16 * part, packed);
+        load_columns<V>(rows, offset + 16 + 32 * half + 16 * part, packed);
         I* out = tile.weights + 32 * half + 4 * part;
         for (int k = 0; k < 4; ++k) {
           out[k] = V::bit_and(packed[k], two);
@@ -288,7 +289,7 @@ struct Q2_K {
       }
     }
     I nibbles[4];  // lower: scales, upper: offsets, of sixteen groups
-    V::load_columns(rows, offset, nibbles);
+    load_columns<V>(rows, offset, nibbles);
     const I both = V::load_u32(rows, offset + 80);
     const typename V::F d = V::low_half(both);
     tile.offset = V::sub(V::zero(), V::high_half(both));
@@ -313,7 +314,7 @@ struct Iq4Xs {
   static constexpr GroupOffset kOffset = GroupOffset::kNone;
   static constexpr bool kWide = true;
   static constexpr BiasedSteps<V::kSignedBias> kSteps{kIq4Steps};
-  static void decode(const std::byte* const* rows, size_t offset, IntTile<V>& tile) {
+  static void decode(Rows<V>& rows, size_t offset, IntTile<V>& tile) {
     using I = typename V::I;
     for (int group = 0; group < 8; ++group) {
       I* out = tile.weights + 8 * group;
@@ -335,45 +336,41 @@ struct Iq4Xs {
   }
 };
 
-// --- floats: 16 bytes of each row -> columns as floats
+// --- floats: a vector of columns of one row, and how it is multiplied with as many of a token
 
 template <typename V>
-struct F32Weights {
-  static constexpr int kBytes = 4;
-  static constexpr int kColumns = 4;  // in 16 bytes
-  static void decode(const std::byte* const* rows, size_t offset, typename V::F* out) {
-    typename V::I columns[4];
-    V::load_columns(rows, offset, columns);
-    for (int k = 0; k < 4; ++k) out[k] = V::as_float(columns[k]);
-  }
+struct FloatWeights {
+  static constexpr bool kPairs = false;
+  static constexpr int kVectorColumns = V::kLanes;
+  static typename V::F multiply(typename V::F w, typename V::F x, typename V::F sum) { return V::fma(w, x, sum); }
 };
 
 template <typename V>
-struct F16Weights {
-  static constexpr int kBytes = 2;
-  static constexpr int kColumns = 8;
-  static void decode(const std::byte* const* rows, size_t offset, typename V::F* out) {
-    typename V::I pairs[4];
-    V::load_columns(rows, offset, pairs);
-    for (int k = 0; k < 4; ++k) {
-      out[2 * k] = V::low_half(pairs[k]);
-      out[2 * k + 1] = V::high_half(pairs[k]);
-    }
-  }
+struct F32Weights : FloatWeights<V> {
+  static constexpr size_t kVectorBytes = 4 * V::kLanes;
+  static typename V::F load(const std::byte* p) { return V::load(reinterpret_cast<const float*>(p)); }
 };
 
 template <typename V>
-struct Bf16Weights {
-  static constexpr int kBytes = 2;
-  static constexpr int kColumns = 8;
-  static void decode(const std::byte* const* rows, size_t offset, typename V::F* out) {
-    typename V::I pairs[4];
-    V::load_columns(rows, offset, pairs);
-    for (int k = 0; k < 4; ++k) {
-      out[2 * k] = V::as_float(V::template shift_left<16>(pairs[k]));
-      out[2 * k + 1] = V::as_float(V::bit_and(pairs[k], V::set_int(INT32_C(-0x10000))));
-    }
-  }
+struct F16Weights : FloatWeights<V> {
+  static constexpr size_t kVectorBytes = 2 * V::kLanes;
+  static typename V::F load(const std::byte* p) { return V::load_f16(p); }
+};
+
+template <typename V>
+struct Bf16Weights : FloatWeights<V> {
+  static constexpr size_t kVectorBytes = 2 * V::kLanes;
+  static typename V::F load(const std::byte* p) { return V::load_bf16(p); }
+};
+
+// Two columns to a lane, for processors that multiply them so: an order of sums, and a rounding, of its own.
+template <typename V>
+struct Bf16Pairs {
+  static constexpr bool kPairs = true;
+  static constexpr int kVectorColumns = 2 * V::kLanes;
+  static constexpr size_t kVectorBytes = 4 * V::kLanes;
+  static typename V::F load(const std::byte* p) { return V::load(reinterpret_cast<const float*>(p)); }
+  static typename V::F multiply(typename V::F w, typename V::F x, typename V::F sum) { return V::dot_bf16(sum, w, x); }
 };
 
 }  // namespace drafthorse::ops::simd

@@ -12,6 +12,7 @@ std::vector<Isa> supported_isas() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
     isas.push_back(Isa::kAvx512);
+    if (__builtin_cpu_supports("avx512bf16")) isas.push_back(Isa::kAvx512Bf16);
   }
   return isas;
 }
@@ -45,6 +46,10 @@ const Kernels& kernels(Isa isa) {
     case Isa::kAvx512: {
       static const Kernels avx512 = filled(fill_avx512_kernels);
       return avx512;
+    }
+    case Isa::kAvx512Bf16: {
+      static const Kernels avx512_bf16 = filled(fill_avx512_bf16_kernels);
+      return avx512_bf16;
     }
   }
   check_failed(__FILE__, __LINE__, "known isa");

@@ -47,6 +47,8 @@ struct Kernels {
   // number, which depends on the result.
   int64_t (*peak_of_bytes)(int64_t rounds, int32_t* sink) = nullptr;
   int64_t (*peak_of_floats)(int64_t rounds, float* sink) = nullptr;
+  // Reads `bytes`, a multiple of 1024, and returns a number that depends on all of them.
+  int32_t (*read_memory)(const std::byte* memory, size_t bytes) = nullptr;
 };
 
 // `isa` must be one of supported_isas().

@@ -1,13 +1,17 @@
 // A tile of weight rows times a block of tokens: each weight block is unpacked once and serves all of them.
 //
-// Rows lie in the vector's lanes: one lane, one row, so no sum ever crosses lanes. An output is, with x_b the
-// activation's block b of 32 or 256 columns and all sums of bytes exact:
+// An output is, with x_b the activation's block b of 32 or 256 columns and all sums of bytes exact:
 //   32:   y = fma(w.scale * x_b.scale, float(sum of byte products), y), block by block
 //   256:  part = fma(w.scale[group], float(sum of the group's byte products), part), group by group,
 //         part = fma(w.offset, float(sum of group offsets times sums of x), part),
 //         y = fma(part, x_b.scale, y), block by block
-//   floats: four sums, of columns c with c mod 4 = 0..3, each by fma in order of columns; y = (s0 + s1) + (s2 + s3)
-// which depends neither on the vector's width nor on the number of tokens.
+//   floats: sixteen sums, s_l of the columns c with c mod 16 = l, each by fma in order of columns; upper half added to
+//       lower half until one is left
+// which depends neither on the vector's width nor on the number of tokens. BF16 alone has a second order, where the
+// processor multiplies pairs (Bf16Pairs).
+//
+// Where weights are whole numbers, rows lie in the vector's lanes: one lane, one row, so no sum ever crosses lanes.
+// Floats lie as in memory, columns in lanes: they are read faster than they could be transposed.
 #pragma once
 
 #include <algorithm>
@@ -35,24 +39,38 @@ inline void for_token_tiles(int64_t tokens, const Function& function) {
   }
 }
 
+// The part of a tile's rows that is being decoded. A tile with fewer rows than lanes goes through a copy, so that no
+// byte beyond its rows is read.
 template <typename V>
-struct Rows {
-  // Lanes beyond the last row read the last row again.
-  explicit Rows(const TileArguments& a) {
-    for (int64_t r = 0; r < V::kLanes; ++r) {
-      pointer[r] = a.weights + static_cast<size_t>(r < a.rows ? r : a.rows - 1) * a.row_bytes;
-    }
-  }
-  const std::byte* pointer[V::kLanes];
-};
+class Chunk {
+ public:
+  static constexpr size_t kMostBytes = 288;  // of one row
 
-// The memory that the caller reads next, in the order it lies, while this chunk is computed.
-template <typename V>
-void prefetch_next(const TileArguments& a, size_t offset, size_t bytes) {
-  if (a.next == nullptr) return;
-  const std::byte* p = a.next + offset * V::kLanes;
-  for (size_t i = 0; i < bytes * V::kLanes; i += 64) V::prefetch(p + i);
-}
+  explicit Chunk(const TileArguments& a) : a_(a), whole_(a.rows == V::kLanes) {
+    if (!whole_) std::memset(copy_, 0, sizeof copy_);
+  }
+  // Bytes [offset, offset + bytes) of each row.
+  Rows<V>& move_to(size_t offset, size_t bytes) {
+    if (whole_) {
+      rows_.set(a_.weights + offset, a_.row_bytes);
+    } else {
+      for (int64_t r = 0; r < a_.rows; ++r) {
+        std::memcpy(copy_ + static_cast<size_t>(r) * kMostBytes,
+                    a_.weights + offset + static_cast<size_t>(r) * a_.row_bytes, bytes);
+      }
+      rows_.set(copy_, kMostBytes);
+    }
+    // The next tile's bytes lie one after the other, all rows of it.
+    rows_.set_next(a_.next == nullptr ? copy_ : a_.next + offset * V::kLanes);
+    return rows_;
+  }
+
+ private:
+  const TileArguments& a_;
+  bool whole_;
+  Rows<V> rows_;
+  alignas(64) std::byte copy_[V::kLanes * kMostBytes];
+};
 
 template <typename V, bool kWide>
 typename V::I dot_bytes(typename V::I acc, typename V::I w, typename V::I x) {
@@ -75,7 +93,7 @@ void tile_of_32(const TileArguments& a) {
   using I = typename V::I;
   using F = typename V::F;
   constexpr int kBlocks = kChunk / 32;
-  const Rows<V> rows(a);
+  Chunk<V> chunk(a);
   const QuantizedLayout layout(a.columns, 32);
   for (int64_t t = 0; t < a.tokens; ++t) V::store(a.out + t * V::kLanes, V::zero());
   alignas(64) I weights[kChunk / 4];
@@ -84,9 +102,11 @@ void tile_of_32(const TileArguments& a) {
   for (int64_t first = 0; first < all; first += kBlocks) {
     const int blocks = static_cast<int>(all - first < kBlocks ? all - first : kBlocks);
     const size_t offset = static_cast<size_t>(first) * Format::kBytes;
-    prefetch_next<V>(a, offset, static_cast<size_t>(blocks) * Format::kBytes);
-    for (int b = 0; b < blocks; ++b) scale[b] = Format::scale(rows.pointer, offset + b * Format::kBytes);
-    for (int b = 0; b < blocks; ++b) Format::weights(rows.pointer, offset + b * Format::kBytes, weights + 8 * b);
+    Rows<V>& rows = chunk.move_to(offset, static_cast<size_t>(blocks) * Format::kBytes);
+    for (int b = 0; b < blocks; ++b) scale[b] = Format::scale(rows, b * Format::kBytes);
+    for (int b = 0; b < blocks; ++b) {
+      Format::weights(rows, b * Format::kBytes, weights + 8 * b);
+    }
     for_token_tiles<V::kIntTokens>(
         a.tokens, [&]<int T>(int64_t t0) __attribute__((always_inline)) {
           const std::byte* x[T];
@@ -121,15 +141,14 @@ void tile_of_256(const TileArguments& a) {
   using F = typename V::F;
   constexpr int kGroups = kChunk / Format::kGroup;
   constexpr bool kBiased = Format::kWide && V::kSignedBias != 0;
-  const Rows<V> rows(a);
+  Chunk<V> chunk(a);
   const QuantizedLayout layout(a.columns, 256);
   for (int64_t t = 0; t < a.tokens; ++t) V::store(a.out + t * V::kLanes, V::zero());
   IntTile<V> tile;
   const int64_t blocks = a.columns / kChunk;
   for (int64_t block = 0; block < blocks; ++block) {
     const size_t offset = static_cast<size_t>(block) * Format::kBytes;
-    prefetch_next<V>(a, offset, Format::kBytes);
-    Format::decode(rows.pointer, offset, tile);
+    Format::decode(chunk.move_to(offset, Format::kBytes), 0, tile);
     for_token_tiles<V::kIntTokens>(
         a.tokens, [&]<int T>(int64_t t0) __attribute__((always_inline)) {
           const std::byte* x[T];
@@ -172,58 +191,115 @@ void tile_of_256(const TileArguments& a) {
   }
 }
 
-// Floats.
+// --- floats
+
+inline constexpr int kFloatSums = 16;  // per output
+
+// sums[row][token] += `steps` times kFloatSums columns (twice as many where the format is of pairs).
+template <typename V, typename Format, int R, int T>
+inline void multiply_floats(const std::byte* const* weights, const std::byte* const* x, int64_t steps,
+                            typename V::F* sums, int64_t token_stride) {
+  using F = typename V::F;
+  constexpr int kParts = kFloatSums / V::kLanes;
+  F sum[R][T][kParts];
+  for (int r = 0; r < R; ++r) {
+    for (int t = 0; t < T; ++t) {
+      for (int p = 0; p < kParts; ++p) sum[r][t][p] = sums[t * token_stride + r * kParts + p];
+    }
+  }
+  for (int64_t step = 0; step < steps; ++step) {
+    for (int p = 0; p < kParts; ++p) {
+      const auto at = static_cast<size_t>(step * kParts + p);
+      F w[R];
+      for (int r = 0; r < R; ++r) w[r] = Format::load(weights[r] + at * Format::kVectorBytes);
+      for (int t = 0; t < T; ++t) {
+        const F token = V::load(reinterpret_cast<const float*>(x[t] + at * sizeof(F)));
+        for (int r = 0; r < R; ++r) sum[r][t][p] = Format::multiply(w[r], token, sum[r][t][p]);
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int t = 0; t < T; ++t) {
+      for (int p = 0; p < kParts; ++p) sums[t * token_stride + r * kParts + p] = sum[r][t][p];
+    }
+  }
+}
+
+template <typename V>
+float fold_sums(const typename V::F* sums) {
+  if constexpr (V::kLanes == kFloatSums) {
+    return V::fold(sums[0]);
+  } else {
+    return V::fold(sums[0], sums[1]);
+  }
+}
+
+// Chunk after chunk of columns, few enough that a few tokens' stay in the first cache while all rows pass over them.
+// For more tokens than are multiplied at once, weights are converted to floats once for all of them.
 template <typename V, typename Format>
 void tile_of_floats(const TileArguments& a) {
   using F = typename V::F;
-  constexpr int kColumns = 64;  // decoded at a time
-  constexpr int kStep = Format::kColumns;
-  const Rows<V> rows(a);
-  alignas(64) F sums[kTokenBlock][4];
-  for (int64_t t = 0; t < a.tokens; ++t) {
-    for (F& sum : sums[t]) sum = V::zero();
-  }
-  alignas(64) F weights[kColumns];
-  for (int64_t first = 0; first < a.columns; first += kColumns) {
-    const int count = static_cast<int>(a.columns - first < kColumns ? a.columns - first : kColumns);
-    const size_t offset = static_cast<size_t>(first) * Format::kBytes;
-    prefetch_next<V>(a, offset, static_cast<size_t>(count) * Format::kBytes);
-    const int whole = count / kStep * kStep;
-    for (int c = 0; c < whole; c += kStep) {
-      Format::decode(rows.pointer, offset + static_cast<size_t>(c) * Format::kBytes, weights + c);
-    }
-    if (whole < count) {  // no byte beyond the row is read
-      alignas(16) std::byte rest[V::kLanes][16] = {};
-      const std::byte* rest_rows[V::kLanes];
-      for (int r = 0; r < V::kLanes; ++r) {
-        std::memcpy(rest[r], rows.pointer[r] + offset + static_cast<size_t>(whole) * Format::kBytes,
-                    static_cast<size_t>(count - whole) * Format::kBytes);
-        rest_rows[r] = rest[r];
-      }
-      Format::decode(rest_rows, 0, weights + whole);
-    }
-    // Columns added up to a multiple of four are zero in both.
+  constexpr int R = V::kFloatRows;
+  constexpr int kParts = kFloatSums / V::kLanes;
+  constexpr int kStepColumns = kParts * Format::kVectorColumns;
+  constexpr size_t kStepBytes = kParts * Format::kVectorBytes;
+  constexpr size_t kColumnBytes = kStepBytes / kStepColumns;
+  constexpr int64_t kMostConverted = 512;
+  constexpr int64_t kMostCached = 1024;
+  constexpr size_t kXBytes = Format::kPairs ? 2 : 4;
+  const size_t x_offset = Format::kPairs ? bf16_offset(a.columns) : 0;
+  const bool converts = Format::kVectorBytes != sizeof(F) && a.tokens > V::kFloatTokens;
+  alignas(64) F sums[kTokenBlock * V::kLanes * kParts];
+  alignas(64) float converted[V::kLanes][kMostConverted];
+  const std::byte* weights[V::kLanes];
+  // Rows up to a multiple of R are computed; those beyond the last are the last again.
+  const int64_t rows = (a.rows + R - 1) / R * R;
+  const auto row = [&](int64_t r) {
+    return a.weights + static_cast<size_t>(r < a.rows ? r : a.rows - 1) * a.row_bytes;
+  };
+  const auto multiply = [&]<typename Loader>(Loader, int64_t column, int64_t steps) {
     for_token_tiles<V::kFloatTokens>(
         a.tokens, [&]<int T>(int64_t t0) __attribute__((always_inline)) {
-          const float* x[T];
-          F sum[T][4];
-          for (int t = 0; t < T; ++t) {
-            x[t] = reinterpret_cast<const float*>(a.x[t0 + t]) + first;
-            for (int p = 0; p < 4; ++p) sum[t][p] = sums[t0 + t][p];
-          }
-          for (int c = 0; c < count; c += 4) {
-            for (int p = 0; p < 4; ++p) {
-              const F w = weights[c + p];
-              for (int t = 0; t < T; ++t) sum[t][p] = V::fma(w, V::broadcast(x[t] + c + p), sum[t][p]);
-            }
-          }
-          for (int t = 0; t < T; ++t) {
-            for (int p = 0; p < 4; ++p) sums[t0 + t][p] = sum[t][p];
+          const std::byte* x[T];
+          for (int t = 0; t < T; ++t) x[t] = a.x[t0 + t] + x_offset + static_cast<size_t>(column) * kXBytes;
+          for (int64_t r = 0; r < rows; r += R) {
+            multiply_floats<V, Loader, R, T>(weights + r, x, steps, sums + (t0 * V::kLanes + r) * kParts,
+                                             V::kLanes * kParts);
           }
         });
+  };
+
+  for (int64_t i = 0; i < a.tokens * V::kLanes * kParts; ++i) sums[i] = V::zero();
+  const int64_t whole = a.columns / kStepColumns * kStepColumns;
+  const int64_t chunk = converts ? kMostConverted : a.tokens > 1 ? kMostCached : whole;
+  for (int64_t column = 0; column < whole; column += chunk) {
+    const int64_t count = whole - column < chunk ? whole - column : chunk;
+    for (int64_t r = 0; r < rows; ++r) weights[r] = row(r) + static_cast<size_t>(column) * kColumnBytes;
+    if (!converts) {
+      multiply(Format(), column, count / kStepColumns);
+      continue;
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < count; c += V::kLanes) {
+        V::store(converted[r] + c, Format::load(weights[r] + static_cast<size_t>(c) * kColumnBytes));
+      }
+      weights[r] = reinterpret_cast<const std::byte*>(converted[r]);
+    }
+    multiply(F32Weights<V>(), column, count / kStepColumns);
+  }
+  if (whole < a.columns) {  // the last few columns, and zeros: as many stand in the activations
+    alignas(64) std::byte rest[V::kLanes][kStepBytes] = {};
+    for (int64_t r = 0; r < rows; ++r) {
+      std::memcpy(rest[r], row(r) + static_cast<size_t>(whole) * kColumnBytes,
+                  static_cast<size_t>(a.columns - whole) * kColumnBytes);
+      weights[r] = rest[r];
+    }
+    multiply(Format(), whole, 1);
   }
   for (int64_t t = 0; t < a.tokens; ++t) {
-    V::store(a.out + t * V::kLanes, V::add(V::add(sums[t][0], sums[t][1]), V::add(sums[t][2], sums[t][3])));
+    for (int64_t r = 0; r < a.rows; ++r) {
+      a.out[t * V::kLanes + r] = fold_sums<V>(sums + (t * V::kLanes + r) * kParts);
+    }
   }
 }
 

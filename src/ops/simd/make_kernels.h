@@ -15,7 +15,11 @@ void fill_kernels(Isa isa, Kernels& kernels) {
   kernels.lanes = V::kLanes;
   kernels.tile[GGML_TYPE_F32] = tile_of_floats<V, F32Weights<V>>;
   kernels.tile[GGML_TYPE_F16] = tile_of_floats<V, F16Weights<V>>;
-  kernels.tile[GGML_TYPE_BF16] = tile_of_floats<V, Bf16Weights<V>>;
+  if constexpr (V::kBf16Pairs) {
+    kernels.tile[GGML_TYPE_BF16] = tile_of_floats<V, Bf16Pairs<V>>;
+  } else {
+    kernels.tile[GGML_TYPE_BF16] = tile_of_floats<V, Bf16Weights<V>>;
+  }
   kernels.tile[GGML_TYPE_Q4_0] = tile_of_32<V, Q4_0<V>>;
   kernels.tile[GGML_TYPE_Q8_0] = tile_of_32<V, Q8_0<V>>;
   kernels.tile[GGML_TYPE_IQ4_NL] = tile_of_32<V, Iq4Nl<V>>;
@@ -32,6 +36,7 @@ void fill_kernels(Isa isa, Kernels& kernels) {
   kernels.gate = gate<V>;
   kernels.peak_of_bytes = peak_of_bytes<V>;
   kernels.peak_of_floats = peak_of_floats<V>;
+  kernels.read_memory = read_memory<V>;
 }
 
 }  // namespace drafthorse::ops::simd

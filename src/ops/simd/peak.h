@@ -1,6 +1,7 @@
 // How fast the processor multiplies when nothing else holds it up: the measure that kernels are held against.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace drafthorse::ops::simd {
@@ -38,6 +39,21 @@ int64_t peak_of_floats(int64_t rounds, float* sink) {
   for (const auto& one : sum) all = V::max(all, one);
   *sink = V::reduce_max(all);
   return rounds * kPeakSums * V::kLanes;
+}
+
+// Reads `bytes`, a multiple of 1024, as fast as one core can. Returns a number that depends on all of them.
+template <typename V>
+int32_t read_memory(const std::byte* memory, size_t bytes) {
+  constexpr size_t kStep = sizeof(typename V::I);
+  typename V::I sum[4] = {V::zero_int(), V::zero_int(), V::zero_int(), V::zero_int()};
+  for (size_t i = 0; i < bytes; i += 4 * kStep) {
+    for (size_t j = 0; j < 4; ++j) sum[j] = V::bit_xor(sum[j], V::load_int(memory + i + j * kStep));
+  }
+  int32_t out[V::kLanes];
+  V::store_int(out, V::bit_xor(V::bit_xor(sum[0], sum[1]), V::bit_xor(sum[2], sum[3])));
+  int32_t all = 0;
+  for (const int32_t lane : out) all ^= lane;
+  return all;
 }
 
 }  // namespace drafthorse::ops::simd

@@ -14,6 +14,8 @@ struct Avx2Vector {
   static constexpr int kLanes = 8;
   static constexpr int kIntTokens = 4;
   static constexpr int kFloatTokens = 3;
+  static constexpr int kFloatRows = 2;
+  static constexpr bool kBf16Pairs = false;
   static constexpr int kSignedBias = 0;
 
   using I = __m256i;
@@ -33,6 +35,12 @@ struct Avx2Vector {
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
   static F min(F a, F b) { return _mm256_min_ps(a, b); }
   static F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a); }
+  static float fold(F a, F b) {
+    const F eight = _mm256_add_ps(a, b);
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
   static float reduce_max(F a) {
     __m128 m = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     m = _mm_max_ps(m, _mm_movehl_ps(m, m));
@@ -100,11 +108,12 @@ struct Avx2Vector {
   static I dot_s8(I acc, I w, I x) { return dot_u8(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w)); }
   static I dot_s16(I acc, I w, I x) { return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)); }
 
-  static void load_columns(const std::byte* const* rows, size_t offset, I (&out)[4]) {
+  template <typename Rows>
+  static void load_columns(const Rows& rows, size_t offset, I (&out)[4]) {
     I z[4];
     for (int j = 0; j < 4; ++j) {
-      z[j] = _mm256_inserti128_si256(_mm256_castsi128_si256(load_128(rows[j] + offset)), load_128(rows[j + 4] + offset),
-                                     1);
+      z[j] = _mm256_inserti128_si256(_mm256_castsi128_si256(load_128(rows.row(j) + offset)),
+                                     load_128(rows.row(j + 4) + offset), 1);
     }
     const I t0 = _mm256_unpacklo_epi32(z[0], z[1]);
     const I t1 = _mm256_unpackhi_epi32(z[0], z[1]);
@@ -115,37 +124,41 @@ struct Avx2Vector {
     out[2] = _mm256_unpacklo_epi64(t1, t3);
     out[3] = _mm256_unpackhi_epi64(t1, t3);
   }
-  static I load_u8(const std::byte* const* rows, size_t offset) {
+  template <typename Rows>
+  static I load_u8(const Rows& rows, size_t offset) {
     __m128i bytes = _mm_setzero_si128();
-    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[0][offset]), 0);
-    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[1][offset]), 1);
-    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[2][offset]), 2);
-    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[3][offset]), 3);
-    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[4][offset]), 4);
-    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[5][offset]), 5);
-    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[6][offset]), 6);
-    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows[7][offset]), 7);
+    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows.row(0)[offset]), 0);
+    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows.row(1)[offset]), 1);
+    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows.row(2)[offset]), 2);
+    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows.row(3)[offset]), 3);
+    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows.row(4)[offset]), 4);
+    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows.row(5)[offset]), 5);
+    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows.row(6)[offset]), 6);
+    bytes = _mm_insert_epi8(bytes, static_cast<int>(rows.row(7)[offset]), 7);
     return _mm256_cvtepu8_epi32(bytes);
   }
-  static __m128i load_words(const std::byte* const* rows, size_t offset) {
-    __m128i words = _mm_cvtsi32_si128(word(rows[0] + offset));
-    words = _mm_insert_epi16(words, word(rows[1] + offset), 1);
-    words = _mm_insert_epi16(words, word(rows[2] + offset), 2);
-    words = _mm_insert_epi16(words, word(rows[3] + offset), 3);
-    words = _mm_insert_epi16(words, word(rows[4] + offset), 4);
-    words = _mm_insert_epi16(words, word(rows[5] + offset), 5);
-    words = _mm_insert_epi16(words, word(rows[6] + offset), 6);
-    return _mm_insert_epi16(words, word(rows[7] + offset), 7);
+  template <typename Rows>
+  static __m128i load_words(const Rows& rows, size_t offset) {
+    __m128i words = _mm_cvtsi32_si128(word(rows.row(0) + offset));
+    words = _mm_insert_epi16(words, word(rows.row(1) + offset), 1);
+    words = _mm_insert_epi16(words, word(rows.row(2) + offset), 2);
+    words = _mm_insert_epi16(words, word(rows.row(3) + offset), 3);
+    words = _mm_insert_epi16(words, word(rows.row(4) + offset), 4);
+    words = _mm_insert_epi16(words, word(rows.row(5) + offset), 5);
+    words = _mm_insert_epi16(words, word(rows.row(6) + offset), 6);
+    return _mm_insert_epi16(words, word(rows.row(7) + offset), 7);
   }
-  static I load_u16(const std::byte* const* rows, size_t offset) {
+  template <typename Rows>
+  static I load_u16(const Rows& rows, size_t offset) {
     return _mm256_cvtepu16_epi32(load_words(rows, offset));
   }
-  static I load_u32(const std::byte* const* rows, size_t offset) {
+  template <typename Rows>
+  static I load_u32(const Rows& rows, size_t offset) {
     int32_t x[kLanes];
-    for (int r = 0; r < kLanes; ++r) std::memcpy(&x[r], rows[r] + offset, sizeof x[r]);
+    for (int r = 0; r < kLanes; ++r) std::memcpy(&x[r], rows.row(r) + offset, sizeof x[r]);
     return load_int(x);
   }
-  static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
+  static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
 
  private:
   static __m128i load_128(const std::byte* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }

@@ -13,10 +13,19 @@
 namespace drafthorse::ops::simd {
 namespace {  // code of one instruction set must never stand in for another's: internal on purpose
 
+// Rows 8 to 15 of a tile, for what is done eight at a time.
+template <typename Rows>
+struct UpperRows {
+  const Rows& rows;
+  const std::byte* row(int r) const { return rows.row(r + 8); }
+};
+
 struct Avx512Vector {
   static constexpr int kLanes = 16;
   static constexpr int kIntTokens = 8;
   static constexpr int kFloatTokens = 5;
+  static constexpr int kFloatRows = 4;
+  static constexpr bool kBf16Pairs = false;
   static constexpr int kSignedBias = 128;
 
   using I = __m512i;
@@ -36,6 +45,7 @@ struct Avx512Vector {
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static F abs(F a) { return _mm512_abs_ps(a); }
+  static float fold(F a) { return Avx2Vector::fold(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)); }
   static float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
 
   static F as_float(I a) { return _mm512_castsi512_ps(a); }
@@ -91,14 +101,36 @@ struct Avx512Vector {
   static I dot_s16(I acc, I w, I x) { return _mm512_dpwssd_epi32(acc, w, x); }
 
   // Row j + 4 q goes to the q-th 128 bits of z[j]: transposing those leaves the rows in order.
-  static void load_columns(const std::byte* const* rows, size_t offset, I (&out)[4]) {
+  template <typename Rows>
+  static void load_columns(const Rows& rows, size_t offset, I (&out)[4]) {
     I z[4];
     for (int j = 0; j < 4; ++j) {
-      z[j] = _mm512_castsi128_si512(load_128(rows[j] + offset));
-      z[j] = _mm512_mask_broadcast_i32x4(z[j], 0x00F0, load_128(rows[j + 4] + offset));
-      z[j] = _mm512_mask_broadcast_i32x4(z[j], 0x0F00, load_128(rows[j + 8] + offset));
-      z[j] = _mm512_mask_broadcast_i32x4(z[j], 0xF000, load_128(rows[j + 12] + offset));
+      z[j] = _mm512_castsi128_si512(load_128(rows.row(j) + offset));
+      z[j] = _mm512_mask_broadcast_i32x4(z[j], 0x00F0, load_128(rows.row(j + 4) + offset));
+      z[j] = _mm512_mask_broadcast_i32x4(z[j], 0x0F00, load_128(rows.row(j + 8) + offset));
+      z[j] = _mm512_mask_broadcast_i32x4(z[j], 0xF000, load_128(rows.row(j + 12) + offset));
     }
+    transpose(z, out);
+  }
+  template <typename Rows>
+  static I load_u8(const Rows& rows, size_t offset) {
+    return join(Avx2Vector::load_u8(rows, offset), Avx2Vector::load_u8(UpperRows<Rows>{rows}, offset));
+  }
+  template <typename Rows>
+  static I load_u16(const Rows& rows, size_t offset) {
+    const __m256i low = _mm256_castsi128_si256(Avx2Vector::load_words(rows, offset));
+    return _mm512_cvtepu16_epi32(
+        _mm256_inserti128_si256(low, Avx2Vector::load_words(UpperRows<Rows>{rows}, offset), 1));
+  }
+  template <typename Rows>
+  static I load_u32(const Rows& rows, size_t offset) {
+    return join(Avx2Vector::load_u32(rows, offset), Avx2Vector::load_u32(UpperRows<Rows>{rows}, offset));
+  }
+  static void prefetch(const std::byte* p) { Avx2Vector::prefetch(p); }
+
+ private:
+  // Within each 128 bits.
+  static void transpose(const I (&z)[4], I* out) {
     const I t0 = _mm512_unpacklo_epi32(z[0], z[1]);
     const I t1 = _mm512_unpackhi_epi32(z[0], z[1]);
     const I t2 = _mm512_unpacklo_epi32(z[2], z[3]);
@@ -108,19 +140,6 @@ struct Avx512Vector {
     out[2] = _mm512_unpacklo_epi64(t1, t3);
     out[3] = _mm512_unpackhi_epi64(t1, t3);
   }
-  static I load_u8(const std::byte* const* rows, size_t offset) {
-    return join(Avx2Vector::load_u8(rows, offset), Avx2Vector::load_u8(rows + 8, offset));
-  }
-  static I load_u16(const std::byte* const* rows, size_t offset) {
-    const __m256i low = _mm256_castsi128_si256(Avx2Vector::load_words(rows, offset));
-    return _mm512_cvtepu16_epi32(_mm256_inserti128_si256(low, Avx2Vector::load_words(rows + 8, offset), 1));
-  }
-  static I load_u32(const std::byte* const* rows, size_t offset) {
-    return join(Avx2Vector::load_u32(rows, offset), Avx2Vector::load_u32(rows + 8, offset));
-  }
-  static void prefetch(const std::byte* p) { Avx2Vector::prefetch(p); }
-
- private:
   static __m128i load_128(const std::byte* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
   static I join(__m256i low, __m256i high) { return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1); }
 };

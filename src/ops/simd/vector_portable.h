@@ -18,6 +18,9 @@ struct PortableVector {
   // Tokens whose sums are kept in registers at once, for whole-number and for floating-point weights.
   static constexpr int kIntTokens = 2;
   static constexpr int kFloatTokens = 2;
+  static constexpr int kFloatRows = 1;  // weight rows at once, for floating-point weights
+  // Whether pairs of BF16 numbers are multiplied by an instruction of their own, which rounds in its own way.
+  static constexpr bool kBf16Pairs = false;
   // What dot_s8() wants added to signed weights: 128 where the instruction takes unsigned ones only.
   static constexpr int kSignedBias = 0;
 
@@ -84,6 +87,14 @@ struct PortableVector {
   }
   static F abs(F a) {
     return floats([&](int i) { return std::abs(a.lane[i]); });
+  }
+  // (((a0 + a8) + (a4 + a12)) + ..: upper half added to lower half until one is left; of a and b, b is the upper half.
+  static float fold(F a, F b) {
+    for (int i = 0; i < kLanes; ++i) a.lane[i] += b.lane[i];
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) a.lane[i] += a.lane[i + half];
+    }
+    return a.lane[0];
   }
   // The largest lane.
   static float reduce_max(F a) {
@@ -210,28 +221,32 @@ struct PortableVector {
     });
   }
 
-  // --- one row of memory per lane
-  // out[k], lane r = the 32 bits at rows[r] + offset + 4 k, for k in 0..3
-  static void load_columns(const std::byte* const* rows, size_t offset, I (&out)[4]) {
+  // --- one row of memory per lane; rows.row(r) is where row r begins
+  // out[k], lane r = the 32 bits of row r at offset + 4 k, for k in 0..3
+  template <typename Rows>
+  static void load_columns(const Rows& rows, size_t offset, I (&out)[4]) {
     for (int k = 0; k < 4; ++k) {
-      for (int r = 0; r < kLanes; ++r) std::memcpy(&out[k].lane[r], rows[r] + offset + 4 * k, 4);
+      for (int r = 0; r < kLanes; ++r) std::memcpy(&out[k].lane[r], rows.row(r) + offset + 4 * k, 4);
     }
   }
-  // lane r = the 8, 16 or 32 bits at rows[r] + offset
-  static I load_u8(const std::byte* const* rows, size_t offset) {
-    return ints([&](int r) { return static_cast<int32_t>(rows[r][offset]); });
+  // lane r = the 8, 16 or 32 bits of row r at offset
+  template <typename Rows>
+  static I load_u8(const Rows& rows, size_t offset) {
+    return ints([&](int r) { return static_cast<int32_t>(rows.row(r)[offset]); });
   }
-  static I load_u16(const std::byte* const* rows, size_t offset) {
+  template <typename Rows>
+  static I load_u16(const Rows& rows, size_t offset) {
     return ints([&](int r) {
       uint16_t x;
-      std::memcpy(&x, rows[r] + offset, sizeof x);
+      std::memcpy(&x, rows.row(r) + offset, sizeof x);
       return static_cast<int32_t>(x);
     });
   }
-  static I load_u32(const std::byte* const* rows, size_t offset) {
+  template <typename Rows>
+  static I load_u32(const Rows& rows, size_t offset) {
     return ints([&](int r) {
       int32_t x;
-      std::memcpy(&x, rows[r] + offset, sizeof x);
+      std::memcpy(&x, rows.row(r) + offset, sizeof x);
       return x;
     });
   }
