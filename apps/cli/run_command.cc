@@ -14,7 +14,9 @@
 #include "base/units.h"
 #include "console.h"
 #include "engine/session.h"
+#include "hits_picture.h"
 #include "output.h"
+#include "run_trace.h"
 #include "stats_json.h"
 
 namespace drafthorse::cli {
@@ -142,6 +144,7 @@ void print_stats(Console& console, const Engine& engine, const SessionStats& sta
                              layer.in_flight_hits, layer.misses, layer.evictions, format_size(layer.bytes_demanded),
                              format_size(layer.bytes_prefetched), seconds(layer.stall_ns)));
   }
+  console.line("\n" + hits_picture(stats.decode_layers));
 }
 
 std::string_view stop_name(const Session& session, bool interrupted) {
@@ -239,7 +242,19 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
   run->add_option("--stats-file", flags.stats_file, "write the statistics as JSON")
       ->type_name("FILE")
       ->check(check_not_empty);
-  run->callback([prompt, &flags] { flags.prompt_given = prompt->count() > 0; });
+  CLI::Option* explain =
+      run->add_option("--explain", flags.explain_file,
+                      "say why experts are fetched and evicted and why so many tokens are drafted, on "
+                      "standard error or to a file")
+          ->type_name("[FILE]")
+          ->expected(0, 1);
+  run->add_option("--trace", flags.trace_file, "write a trace that ui.perfetto.dev and chrome://tracing open")
+      ->type_name("FILE")
+      ->check(check_not_empty);
+  run->callback([prompt, explain, &flags] {
+    flags.prompt_given = prompt->count() > 0;
+    flags.explain = explain->count() > 0;
+  });
   return run;
 }
 
@@ -263,6 +278,15 @@ int run(const RunFlags& flags) {
   if (!flags.stats_file.empty()) {
     stats_file.open(flags.stats_file);
     if (!stats_file) return fail(console, cannot_write_stats(flags.stats_file));
+  }
+
+  std::unique_ptr<RunTrace> trace;
+  if (flags.explain || !flags.trace_file.empty()) {
+    const std::string explain_to = !flags.explain ? "" : flags.explain_file.empty() ? "-" : flags.explain_file;
+    Result<std::unique_ptr<RunTrace>> made = RunTrace::open(flags.trace_file, explain_to);
+    if (!made.ok()) return fail(console, made.status());
+    trace = std::move(made).value();
+    options->trace = trace.get();
   }
 
   Result<std::unique_ptr<Engine>> opened =
@@ -296,6 +320,10 @@ int run(const RunFlags& flags) {
   if (!flags.stats_file.empty()) {
     const Status written = write_stats(flags.stats_file, stats_file,
                                        stats_json(engine, session, stop_name(session, interrupted), hash.hex()));
+    if (!written.ok()) return fail(console, written);
+  }
+  if (trace != nullptr) {
+    const Status written = trace->finish();
     if (!written.ok()) return fail(console, written);
   }
   return static_cast<int>(status.kind());

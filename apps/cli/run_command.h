@@ -20,6 +20,9 @@ struct RunFlags {
   std::string eviction;
   std::string io = "uring";
   int threads = 0;
+  bool explain = false;
+  std::string explain_file;  // empty: standard error
+  std::string trace_file;
   bool stats = false;
   std::string stats_file;
 };

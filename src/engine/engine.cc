@@ -184,7 +184,10 @@ Status Engine::load(const LoadProgress& progress) {
     drafter_ = std::make_unique<ModelDrafter>(*draft_.pass, target_config_.n_vocab);
   }
   RETURN_IF_ERROR(target_.model->load(*target_.files, *target_.queue, part_of("loading the target")));
-  return create_cache(target_, plan_.slots);
+  RETURN_IF_ERROR(create_cache(target_, plan_.slots));
+  if (target_.cache != nullptr) target_.cache->set_trace(options_.trace);
+  target_.pass->set_trace(options_.trace);
+  return {};
 }
 
 }  // namespace drafthorse

@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/ledger.h"
 #include "base/status.h"
+#include "base/trace.h"
 #include "base/units.h"
 #include "draft/drafter.h"
 #include "expert/cache.h"
@@ -49,6 +50,7 @@ struct EngineOptions {
   std::string eviction{kDefaultEviction};
   std::string io = "uring";         // or pread
   int threads = 0;                  // 0: one per core
+  Trace* trace = nullptr;           // told what the target does; must outlive the engine
   QueueFactory queue_factory;       // for tests: replaces `io`
   std::optional<int> expert_slots;  // for tests: exactly so many slots for the target, whatever fits
 };
