@@ -5,7 +5,7 @@
 namespace drafthorse::cli {
 
 int fail(Console& console, const Status& status) {
-  console.line("drafthorse: " + printable(status.message()));
+  console.error("drafthorse: " + printable(status.message()));
   return static_cast<int>(status.kind());
 }
 

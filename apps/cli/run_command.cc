@@ -18,6 +18,7 @@
 #include "output.h"
 #include "run_trace.h"
 #include "stats_json.h"
+#include "suggest.h"
 
 namespace drafthorse::cli {
 namespace {
@@ -198,6 +199,11 @@ std::string check_not_negative(const std::string& value) {
   return value.starts_with('-') ? fmt::format("{} makes no sense; give 0 or more", value) : "";
 }
 
+std::vector<std::string> with_list(std::vector<std::string> names) {
+  names.emplace_back("list");
+  return names;
+}
+
 }  // namespace
 
 CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
@@ -233,11 +239,15 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
                               "[{}]",
                               kDefaultEviction))
       ->type_name("NAME")
-      ->check(check_not_empty);
-  run->add_option("--io", flags.io, "how to read: uring, pread, or list")->type_name("NAME")->capture_default_str();
+      ->check(one_of(with_list(eviction_policy_names())));
+  run->add_option("--io", flags.io, "how to read: uring, pread, or list")
+      ->type_name("NAME")
+      ->check(one_of(with_list({"uring", "pread"})))
+      ->capture_default_str();
   run->add_option("--threads", flags.threads, "threads to compute with; default: one per core")
       ->type_name("N")
       ->check(CLI::Range(1, 512));
+  run->add_flag("-q,--quiet", flags.quiet, "write nothing but the text and errors");
   run->add_flag("--stats", flags.stats, "show where memory and time went");
   run->add_option("--stats-file", flags.stats_file, "write the statistics as JSON")
       ->type_name("FILE")
@@ -260,6 +270,7 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
 
 int run(const RunFlags& flags) {
   Console console;
+  if (flags.quiet) console.set_quiet();
   if (flags.eviction == "list" || flags.io == "list") {
     const std::vector<std::string> names =
         flags.eviction == "list" ? eviction_policy_names() : std::vector<std::string>{"uring", "pread"};

@@ -20,6 +20,7 @@ struct RunFlags {
   std::string eviction;
   std::string io = "uring";
   int threads = 0;
+  bool quiet = false;
   bool explain = false;
   std::string explain_file;  // empty: standard error
   std::string trace_file;
