@@ -112,7 +112,6 @@ Json profile_json(const MachineProfile& profile) {
           {"disk_latency_s", profile.disk_latency_s},
           {"compute_slowdown_while_reading", profile.compute_slowdown_while_reading},
           {"ram_bytes_per_s", profile.ram_bytes_per_s},
-          {"first_touch_bytes_per_s", profile.first_touch_bytes_per_s},
           {"byte_products_per_s_per_core", profile.byte_products_per_s},
           {"float_products_per_s_per_core", profile.float_products_per_s},
           {"node_overhead_s", profile.node_overhead_s},
@@ -146,7 +145,6 @@ Result<MachineProfile> parse_profile(const std::string& text, const std::string&
   profile.disk_latency_s = reader.number("disk_latency_s");
   profile.compute_slowdown_while_reading = reader.number("compute_slowdown_while_reading", 1);
   profile.ram_bytes_per_s = reader.number("ram_bytes_per_s", 1);
-  profile.first_touch_bytes_per_s = reader.number("first_touch_bytes_per_s", 1);
   profile.byte_products_per_s = reader.number("byte_products_per_s_per_core", 1);
   profile.float_products_per_s = reader.number("float_products_per_s_per_core", 1);
   profile.node_overhead_s = reader.number("node_overhead_s");

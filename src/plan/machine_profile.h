@@ -39,7 +39,6 @@ struct MachineProfile {
   double disk_latency_s = 0;                  // of one small read on an idle disk
   double compute_slowdown_while_reading = 1;  // a matrix product\'s time beside full reading, over its time alone
   double ram_bytes_per_s = 0;                 // reading, all threads
-  double first_touch_bytes_per_s = 0;         // of memory that the system has to hand out first, one thread
   double byte_products_per_s = 0;             // the peak of 8-bit multiplications, one core
   double float_products_per_s = 0;            // the same of floats
   double node_overhead_s = 0;                 // of one graph node on next to no data

@@ -85,11 +85,6 @@ class Predictor {
       const int count = std::min(at_once, tokens - done);
       total += prefill_chunk(count, done == 0 ? 0 : resident_experts(count, slots));
     }
-    // The slots it fills are memory that the system hands out only now.
-    const double filled = std::min(slots, moe_layers_ * distinct_experts(popularity_, tokens));
-    if (moe_layers_ > 0 && machine_.first_touch_bytes_per_s > 0) {
-      total += filled * static_cast<double>(model_.expert_bytes) / machine_.first_touch_bytes_per_s;
-    }
     return total;
   }
 

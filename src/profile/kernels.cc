@@ -188,10 +188,7 @@ Status measure_kernels(const MeasureOptions& options, MachineProfile& profile, c
   ASSIGN_OR_RETURN(const Arena weights,
                    Arena::reserve(std::max<uint64_t>(bytes, 4 * kRows * kColumns * sizeof(float))));
   // As floats of any width, scales included: small, and neither zero nor denormal.
-  const SteadyClock clock;
-  const int64_t start = clock.now_ns();
   std::memset(weights.data(), 0x38, weights.bytes());
-  profile.first_touch_bytes_per_s = static_cast<double>(weights.bytes()) / seconds(clock.now_ns() - start);
   Kernels kernels(weights, profile.threads, std::min(options.seconds / 10, kLeastSeconds));
   profile.threads = kernels.pool().threads();
   profile.ram_bytes_per_s = kernels.ram_bytes_per_s();
