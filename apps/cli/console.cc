@@ -49,7 +49,7 @@ Console::~Console() {
 }
 
 void Console::progress(std::string_view what, double part) {
-  if (!error_is_terminal_) return;
+  if (!error_is_terminal_ || quiet_) return;
   const int64_t now = SteadyClock().now_ns();
   if (part < 1 && now - last_shown_ns_ < kRefreshNs) return;
   last_shown_ns_ = now;
@@ -73,7 +73,7 @@ void Console::reserve_last_row() {
 }
 
 void Console::status(const std::string& line) {
-  if (!error_is_terminal_) return;
+  if (!error_is_terminal_ || quiet_) return;
   const int64_t now = SteadyClock().now_ns();
   if (now - last_shown_ns_ < kRefreshNs) return;
   last_shown_ns_ = now;
@@ -100,6 +100,10 @@ void Console::end_status() {
 }
 
 void Console::line(std::string_view text) {
+  if (!quiet_) error(text);
+}
+
+void Console::error(std::string_view text) {
   end_progress();
   write_error(std::string(text) + '\n');
 }

@@ -22,8 +22,13 @@ class Console {
   void status(const std::string& line);
   void end_status();
 
-  // Whole lines, always written.
+  // Nothing but errors from now on.
+  void set_quiet() { quiet_ = true; }
+
+  // Whole lines, written unless quiet.
   void line(std::string_view text);
+  // Whole lines, always written.
+  void error(std::string_view text);
 
  private:
   void reserve_last_row();
@@ -32,6 +37,7 @@ class Console {
   bool output_is_terminal_ = false;
   bool output_is_elsewhere_ = false;  // a file: what a pipe leads to may share our screen, so it counts as neither
   bool bar_shown_ = false;
+  bool quiet_ = false;
   int reserved_rows_ = 0;  // height of the terminal whose last row is ours, 0: none is
   int64_t last_shown_ns_ = 0;
 };

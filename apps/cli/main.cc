@@ -5,9 +5,29 @@
 #include <CLI/CLI.hpp>
 
 #include "base/status.h"
+#include "config_file.h"
+#include "folders.h"
+#include "inspect_command.h"
+#include "output.h"
+#include "plan_command.h"
+#include "profile_command.h"
 #include "run_command.h"
+#include "self_description.h"
+#include "suggest.h"
 
 namespace {
+
+constexpr const char* kFooter = R"(
+First steps:
+  drafthorse inspect model.gguf                     what the file holds, and the least memory it runs in
+  drafthorse profile                                measure this machine, once (half a minute)
+  drafthorse plan -m model.gguf --ram 12G           memory and speed to expect
+  drafthorse run -m model.gguf --ram 12G -p "Hello" generate
+
+--ram is the memory for everything and is never exceeded; without it, what the machine has free is used.
+Each command has its own --help. Defaults may stand in ~/.config/drafthorse/config, as lines such as
+  ram = 12G
+)";
 
 // A program may be started with standard streams closed. Files opened later would take their numbers, and the text
 // would be written into one of them: put something there that fails instead.
@@ -17,26 +37,57 @@ void occupy_standard_streams() {
   }
 }
 
-// One sentence, as for everything else that is wrong.
-std::string usage_message(const CLI::App*, const CLI::Error& error) {
-  return std::string("drafthorse: ") + error.what() + "; run with --help for all flags\n";
+int print(const std::string& text) {
+  drafthorse::cli::Console console;
+  const drafthorse::Status written = drafthorse::cli::write_output(text);
+  return written.ok() ? 0 : drafthorse::cli::fail(console, written);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  using namespace drafthorse::cli;
   occupy_standard_streams();
   CLI::App app{"drafthorse runs Mixture-of-Experts models larger than memory, with speculative decoding", "drafthorse"};
   app.require_subcommand(1);
-  app.failure_message(usage_message);
+  app.footer(kFooter);
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  // One sentence, as for everything else that is wrong.
+  app.failure_message([&](const CLI::App*, const CLI::Error& error) {
+    return std::string("drafthorse: ") + printable(error.what()) + printable(suggestion(app, arguments)) +
+           "; run with --help for all flags\n";
+  });
   app.set_version_flag("--version", DRAFTHORSE_VERSION);
-  drafthorse::cli::RunFlags run_flags;
-  const CLI::App* run = drafthorse::cli::add_run_command(app, run_flags);
+  bool no_config = false;
+  app.add_flag("--no-config", no_config, "take no defaults from the configuration file");
+  RunFlags run_flags;
+  const CLI::App* run_command = add_run_command(app, run_flags);
+  PlanFlags plan_flags;
+  const CLI::App* plan_command = add_plan_command(app, plan_flags);
+  InspectFlags inspect_flags;
+  const CLI::App* inspect_command = add_inspect_command(app, inspect_flags);
+  ProfileFlags profile_flags;
+  const CLI::App* profile_command = add_profile_command(app, profile_flags);
+  std::string shell;
+  CLI::App* completion =
+      app.add_subcommand("completion", "Print a completion script: eval \"$(drafthorse completion bash)\"");
+  completion->add_option("SHELL", shell, "bash or zsh")->type_name("")->required()->check(one_of({"bash", "zsh"}));
+  const CLI::App* man = app.add_subcommand("man", "Print the manual page: drafthorse man | man -l -");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     const int code = app.exit(error);
     return code == 0 ? 0 : static_cast<int>(drafthorse::StatusKind::kUsage);
   }
-  return run->parsed() ? drafthorse::cli::run(run_flags) : 0;
+  if (!no_config) {
+    Console console;
+    const drafthorse::Status config = apply_config(app, config_file());
+    if (!config.ok()) return fail(console, config);
+  }
+  if (run_command->parsed()) return run(run_flags);
+  if (plan_command->parsed()) return plan(plan_flags);
+  if (inspect_command->parsed()) return inspect(inspect_flags);
+  if (profile_command->parsed()) return profile(profile_flags);
+  if (completion->parsed()) return print(shell == "bash" ? bash_completion(app) : zsh_completion(app));
+  return man->parsed() ? print(man_page(app, DRAFTHORSE_VERSION)) : 0;
 }

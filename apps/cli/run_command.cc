@@ -14,7 +14,11 @@
 #include "base/units.h"
 #include "console.h"
 #include "engine/session.h"
+#include "hits_picture.h"
+#include "output.h"
+#include "run_trace.h"
 #include "stats_json.h"
+#include "suggest.h"
 
 namespace drafthorse::cli {
 namespace {
@@ -45,17 +49,6 @@ class InterruptScope {
   InterruptScope(const InterruptScope&) = delete;
   InterruptScope& operator=(const InterruptScope&) = delete;
 };
-
-int fail(Console& console, const Status& status) {
-  console.line("drafthorse: " + status.message());
-  return static_cast<int>(status.kind());
-}
-
-Status write_output(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return {};
-  return runtime_error("standard output cannot be written to");
-}
 
 Result<std::string> read_all_of(std::FILE* file, const std::string& name) {
   std::string text;
@@ -153,6 +146,7 @@ void print_stats(Console& console, const Engine& engine, const SessionStats& sta
                              layer.in_flight_hits, layer.misses, layer.evictions, format_size(layer.bytes_demanded),
                              format_size(layer.bytes_prefetched), seconds(layer.stall_ns)));
   }
+  console.line("\n" + hits_picture(stats.decode_layers));
 }
 
 std::string_view stop_name(const Session& session, bool interrupted) {
@@ -184,8 +178,7 @@ Status cannot_write_stats(const std::string& path) {
 }
 
 Status write_stats(const std::string& path, std::ofstream& file, const nlohmann::ordered_json& json) {
-  // Paths are in it, and those may be any bytes.
-  file << json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
+  file << json_text(json);
   file.flush();
   return file ? Status() : cannot_write_stats(path);
 }
@@ -203,13 +196,13 @@ Status generate(Engine& engine, Session& session, Console& console, TextHash& ha
   return {};
 }
 
-// A script's unset variable should not quietly become a default.
-std::string check_not_empty(const std::string& value) {
-  return value.empty() ? "an empty value makes no sense; leave the flag out for its default" : "";
-}
-
 std::string check_not_negative(const std::string& value) {
   return value.starts_with('-') ? fmt::format("{} makes no sense; give 0 or more", value) : "";
+}
+
+std::vector<std::string> with_list(std::vector<std::string> names) {
+  names.emplace_back("list");
+  return names;
 }
 
 }  // namespace
@@ -247,24 +240,41 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
                               "[{}]",
                               kDefaultEviction))
       ->type_name("NAME")
-      ->check(check_not_empty);
-  run->add_option("--io", flags.io, "how to read: uring, pread, or list")->type_name("NAME")->capture_default_str();
+      ->check(one_of(with_list(eviction_policy_names())));
+  run->add_option("--io", flags.io, "how to read: uring, pread, or list")
+      ->type_name("NAME")
+      ->check(one_of(with_list({"uring", "pread"})))
+      ->capture_default_str();
   run->add_option("--threads", flags.threads, "threads to compute with; default: one per core")
       ->type_name("N")
       ->check(CLI::Range(1, 512));
   run->add_option("--isa", flags.isa, "instruction set to compute with: a name, or list; default: the best")
       ->type_name("NAME")
-      ->check(check_not_empty);
+      ->check(one_of(with_list(instruction_set_names())));
+  run->add_flag("-q,--quiet", flags.quiet, "write nothing but the text and errors");
   run->add_flag("--stats", flags.stats, "show where memory and time went");
   run->add_option("--stats-file", flags.stats_file, "write the statistics as JSON")
       ->type_name("FILE")
       ->check(check_not_empty);
-  run->callback([prompt, &flags] { flags.prompt_given = prompt->count() > 0; });
+  CLI::Option* explain =
+      run->add_option("--explain", flags.explain_file,
+                      "say why experts are fetched and evicted and why so many tokens are drafted, on "
+                      "standard error or to a file")
+          ->type_name("[FILE]")
+          ->expected(0, 1);
+  run->add_option("--trace", flags.trace_file, "write a trace that ui.perfetto.dev and chrome://tracing open")
+      ->type_name("FILE")
+      ->check(check_not_empty);
+  run->callback([prompt, explain, &flags] {
+    flags.prompt_given = prompt->count() > 0;
+    flags.explain = explain->count() > 0;
+  });
   return run;
 }
 
 int run(const RunFlags& flags) {
   Console console;
+  if (flags.quiet) console.set_quiet();
   if (flags.eviction == "list" || flags.io == "list" || flags.isa == "list") {
     const std::vector<std::string> names = flags.eviction == "list" ? eviction_policy_names()
                                            : flags.isa == "list"    ? instruction_set_names()
@@ -284,6 +294,15 @@ int run(const RunFlags& flags) {
   if (!flags.stats_file.empty()) {
     stats_file.open(flags.stats_file);
     if (!stats_file) return fail(console, cannot_write_stats(flags.stats_file));
+  }
+
+  std::unique_ptr<RunTrace> trace;
+  if (flags.explain || !flags.trace_file.empty()) {
+    const std::string explain_to = !flags.explain ? "" : flags.explain_file.empty() ? "-" : flags.explain_file;
+    Result<std::unique_ptr<RunTrace>> made = RunTrace::open(flags.trace_file, explain_to);
+    if (!made.ok()) return fail(console, made.status());
+    trace = std::move(made).value();
+    options->trace = trace.get();
   }
 
   Result<std::unique_ptr<Engine>> opened =
@@ -317,6 +336,10 @@ int run(const RunFlags& flags) {
   if (!flags.stats_file.empty()) {
     const Status written = write_stats(flags.stats_file, stats_file,
                                        stats_json(engine, session, stop_name(session, interrupted), hash.hex()));
+    if (!written.ok()) return fail(console, written);
+  }
+  if (trace != nullptr) {
+    const Status written = trace->finish();
     if (!written.ok()) return fail(console, written);
   }
   return static_cast<int>(status.kind());

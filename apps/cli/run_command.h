@@ -21,6 +21,10 @@ struct RunFlags {
   std::string io = "uring";
   int threads = 0;
   std::string isa;
+  bool quiet = false;
+  bool explain = false;
+  std::string explain_file;  // empty: standard error
+  std::string trace_file;
   bool stats = false;
   std::string stats_file;
 };

@@ -19,8 +19,6 @@ constexpr int32_t kDefaultContext = 4096;
 constexpr int32_t kPrefillTokens = 2048;
 // A draft model only prefills the prompt and catches up; it holds its experts, so short runs cost nothing.
 constexpr int32_t kDraftPrefillTokens = 256;
-// Heap growth, thread stacks and library pages touched after the plan is made.
-constexpr uint64_t kProcessReserve = 24 * kMiB;
 // Left to the rest of the machine when the budget is not given.
 constexpr uint64_t kLeastMachineReserve = 512 * kMiB;
 
@@ -68,12 +66,17 @@ std::vector<std::string> instruction_set_names() {
   return names;
 }
 
-Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options, const LoadProgress& progress) {
+Result<std::unique_ptr<Engine>> Engine::prepare(const EngineOptions& options) {
   RETURN_IF_ERROR(check_options(options));
   std::unique_ptr<Engine> engine(new Engine(options));
   RETURN_IF_ERROR(engine->read_files());
   RETURN_IF_ERROR(engine->create_models());
   RETURN_IF_ERROR(engine->plan());
+  return engine;
+}
+
+Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options, const LoadProgress& progress) {
+  ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, prepare(options));
   RETURN_IF_ERROR(engine->load(progress));
   return engine;
 }
@@ -199,7 +202,10 @@ Status Engine::load(const LoadProgress& progress) {
     drafter_ = std::make_unique<ModelDrafter>(*draft_.pass, target_config_.n_vocab);
   }
   RETURN_IF_ERROR(target_.model->load(*target_.files, *target_.queue, part_of("loading the target")));
-  return create_cache(target_, plan_.slots);
+  RETURN_IF_ERROR(create_cache(target_, plan_.slots));
+  if (target_.cache != nullptr) target_.cache->set_trace(options_.trace);
+  target_.pass->set_trace(options_.trace);
+  return {};
 }
 
 }  // namespace drafthorse

@@ -18,6 +18,8 @@
 #include "base/clock.h"
 #include "base/ledger.h"
 #include "base/status.h"
+#include "base/trace.h"
+#include "base/units.h"
 #include "draft/drafter.h"
 #include "expert/cache.h"
 #include "forward/forward_pass.h"
@@ -34,6 +36,9 @@ inline constexpr int32_t kMaxAutoDepth = 64;
 // Prompt positions at which draft and target are compared before anything is generated.
 inline constexpr int32_t kScoredPositions = 24;
 
+// Heap growth, thread stacks and library pages touched after the plan is made: booked with the process.
+inline constexpr uint64_t kProcessReserve = 24 * kMiB;
+
 using QueueFactory = std::function<Result<std::unique_ptr<ReadQueue>>(const FileSet& files)>;
 
 struct EngineOptions {
@@ -46,6 +51,7 @@ struct EngineOptions {
   std::string io = "uring";         // or pread
   int threads = 0;                  // 0: one per core
   std::string isa;                  // instruction set of the kernels; default: the best that the processor has
+  Trace* trace = nullptr;           // told what the target does; must outlive the engine
   QueueFactory queue_factory;       // for tests: replaces `io`
   std::optional<int> expert_slots;  // for tests: exactly so many slots for the target, whatever fits
 };
@@ -69,8 +75,14 @@ class Engine {
  public:
   static Result<std::unique_ptr<Engine>> open(const EngineOptions& options, const LoadProgress& progress);
 
+  // The first half of open(): files read and checked, memory planned exactly as open() books it, nothing loaded.
+  // ledger(), memory_plan(), target() and draft() tell the rest; no session may use such an engine.
+  static Result<std::unique_ptr<Engine>> prepare(const EngineOptions& options);
+
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   LoadedModel& target() { return target_; }
+  const LoadedModel& target() const { return target_; }
+  const LoadedModel& draft() const { return draft_; }  // its model is nullptr without a draft
   Drafter* drafter() const { return drafter_.get(); }  // nullptr without a draft
   const Clock& clock() const { return clock_; }
   const EngineOptions& options() const { return options_; }  // with defaults filled in
@@ -79,6 +91,9 @@ class Engine {
   const MemoryLedger& ledger() const { return ledger_; }
   const MemoryPlan& memory_plan() const { return plan_; }
   uint64_t ram_budget_bytes() const { return *options_.ram_bytes; }
+  // Without the tokenizer's arrays. draft_index() only with a draft.
+  const GgufIndex& target_index() const { return *target_index_; }
+  const GgufIndex& draft_index() const { return *draft_index_; }
   // Things a user should hear once: fallbacks taken, limits lowered.
   const std::vector<std::string>& notices() const { return notices_; }
 

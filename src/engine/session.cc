@@ -40,6 +40,9 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
     ASSIGN_OR_RETURN(const std::vector<int32_t> choices, engine_.drafter()->prepare(prompt, scored));
     if (depth_policy_ && static_cast<int32_t>(choices.size()) == scored && scored > 0) prime_depth_policy(choices);
   }
+  if (Trace* trace = engine_.options().trace; trace != nullptr) {
+    trace->span(Span::kPrompt, static_cast<int64_t>(prompt.size()), start, engine_.clock().now_ns());
+  }
   text_.assign(prompt.begin(), prompt.end());
   stats_.prompt_tokens = static_cast<int64_t>(prompt.size());
   stats_.prefill_s = seconds(engine_.clock().now_ns() - start);
@@ -81,6 +84,8 @@ Result<std::vector<int32_t>> Session::decode_step() {
 
   // 1. Draft.
   const int32_t depth = choose_depth();
+  Trace* const trace = engine_.options().trace;
+  if (trace != nullptr && engine_.drafter() != nullptr) trace->depth(depth, explain_depth(), start);
   std::vector<int32_t> drafted;
   if (engine_.drafter() != nullptr) {
     ASSIGN_OR_RETURN(drafted, engine_.drafter()->draft(text_, depth));
@@ -92,6 +97,13 @@ Result<std::vector<int32_t>> Session::decode_step() {
   std::vector<int32_t> window = {text_.back()};
   window.insert(window.end(), drafted.begin(), drafted.end());
   RETURN_IF_ERROR(target_.pass->run(window, static_cast<int32_t>(window.size())));
+
+  if (trace != nullptr) {
+    if (!drafted.empty()) {
+      trace->span(Span::kDraft, static_cast<int64_t>(drafted.size()), start, start + draft_ns);
+    }
+    trace->span(Span::kVerify, static_cast<int64_t>(window.size()), start + draft_ns, engine_.clock().now_ns());
+  }
 
   // 3. Accept: as long as the draft said what the target says; the target's own token at the first difference.
   int32_t accepted = 0;

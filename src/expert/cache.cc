@@ -10,6 +10,17 @@ namespace {
 
 constexpr double kReadAheadWorth = 1e12;  // above any policy's own worth
 
+FetchReason reason_of(ReadPriority priority) {
+  switch (priority) {
+    case ReadPriority::kDemand:
+      return FetchReason::kDemand;
+    case ReadPriority::kPrefetch:
+      return FetchReason::kPrefetch;
+    default:
+      return FetchReason::kFill;
+  }
+}
+
 }  // namespace
 
 uint64_t ExpertCache::slot_bytes(const ExpertLayout& layout) {
@@ -140,7 +151,9 @@ int32_t ExpertCache::claim_slot(ReadPriority priority) {
       victim = static_cast<int32_t>(i);
     }
   }
-  if (victim != kNoSlot) evict(victim);
+  if (victim == kNoSlot) return kNoSlot;
+  if (trace_ != nullptr) trace_->evicted(slots_[victim].key, least, reason_of(priority), clock_.now_ns());
+  evict(victim);
   return victim;
 }
 
@@ -169,6 +182,7 @@ void ExpertCache::begin_load(int32_t index_of_slot, ExpertKey key, ReadPriority 
   LayerCacheStats& stats = stats_[index(key.layer)];
   (priority == ReadPriority::kDemand ? stats.bytes_demanded : stats.bytes_prefetched) += bytes;
   if (priority == ReadPriority::kFill) ++fills_in_flight_;
+  if (trace_ != nullptr) trace_->fetched(key, reason_of(priority), bytes, clock_.now_ns());
 }
 
 void ExpertCache::finish(const ExtentReader::Finished& finished) {
@@ -178,6 +192,10 @@ void ExpertCache::finish(const ExtentReader::Finished& finished) {
   slot_of_job_.erase(found);
   Slot& slot = slots_[index_of_slot];
   if (slot.priority == ReadPriority::kFill) --fills_in_flight_;
+  if (trace_ != nullptr) {
+    const bool usable = slot.state == SlotState::kLoading && finished.status.ok() && !finished.cancelled;
+    trace_->arrived(slot.key, usable, clock_.now_ns());
+  }
   if (slot.state == SlotState::kDraining) {
     slot.state = SlotState::kFree;
     slot.pinned = false;
@@ -223,7 +241,9 @@ Status ExpertCache::wait_until(const std::function<bool()>& done) {
       CHECK(!reader_.idle());  // else nothing would ever wake us: a demand that never got a slot
       poll(true);
     }
-    stats_[index(demand_layer_)].stall_ns += clock_.now_ns() - start;
+    const int64_t end = clock_.now_ns();
+    stats_[index(demand_layer_)].stall_ns += end - start;
+    if (trace_ != nullptr) trace_->span(Span::kStall, index(demand_layer_), start, end);
   }
   return demand_error_;
 }
@@ -313,9 +333,13 @@ void ExpertCache::prefetch(ExpertKey key) {
   const bool demand_waits = std::any_of(demanded_.begin(), demanded_.end(), [](const Demanded& demanded) {
     return demanded.state == DemandState::kWaitingForSlot;
   });
-  if (demand_waits) return;
-  const int32_t slot = claim_slot(ReadPriority::kPrefetch);
-  if (slot != kNoSlot) begin_load(slot, key, ReadPriority::kPrefetch);
+  const int32_t slot = demand_waits ? kNoSlot : claim_slot(ReadPriority::kPrefetch);
+  if (slot != kNoSlot) {
+    begin_load(slot, key, ReadPriority::kPrefetch);
+  } else if (trace_ != nullptr) {
+    trace_->dropped(key, demand_waits ? "a demand waits for a slot" : "every slot is in use or read ahead",
+                    clock_.now_ns());
+  }
 }
 
 void ExpertCache::fill() {

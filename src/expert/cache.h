@@ -31,6 +31,7 @@
 #include "base/arena.h"
 #include "base/clock.h"
 #include "base/ids.h"
+#include "base/trace.h"
 #include "expert/eviction.h"
 #include "io/expert_layout.h"
 #include "io/extent_reader.h"
@@ -66,6 +67,8 @@ class ExpertCache {
 
   int slots() const { return static_cast<int>(slots_.size()); }
   uint64_t bytes() const { return arena_.bytes(); }
+
+  void set_trace(Trace* trace) { trace_ = trace; }  // must outlive the cache; nullptr: none
 
   // --- demands. `experts` are distinct; misses are read in this order. The previous demand must be released or
   // abandoned.
@@ -161,6 +164,7 @@ class ExpertCache {
   std::vector<Demanded> demanded_;  // in the order asked for
   Status demand_error_;
 
+  Trace* trace_ = nullptr;
   bool filling_ = false;
   ExpertKey fill_next_{};
   int fills_in_flight_ = 0;

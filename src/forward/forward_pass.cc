@@ -74,6 +74,7 @@ Status ForwardPass::run_chunk(std::span<const int32_t> tokens, int32_t logits_wa
   model_.embed(tokens, model_.kv().length());
   for (int32_t i = 0; i < n_layer; ++i) {
     const LayerId layer{i};
+    const int64_t layer_start = trace_ != nullptr ? clock_.now_ns() : 0;
     for (int32_t first = 0; first < count; first += kStageTokens) {
       if (interrupted_ != nullptr && *interrupted_) return {StatusKind::kInterrupted, "interrupted"};
       model_.attention(layer, first, std::min(kStageTokens, count - first));
@@ -83,6 +84,7 @@ Status ForwardPass::run_chunk(std::span<const int32_t> tokens, int32_t logits_wa
       route(layer, count);
       RETURN_IF_ERROR(count <= shape.max_window ? experts_by_arrival(layer, count) : experts_in_order(layer, count));
     }
+    if (trace_ != nullptr) trace_->span(Span::kLayer, i, layer_start, clock_.now_ns());
     if (count > shape.max_window) progress(static_cast<double>(i + 1) / n_layer);
   }
   if (logits_wanted > 0) model_.head(count - logits_wanted, logits_wanted);

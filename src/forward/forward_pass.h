@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/trace.h"
 #include "expert/cache.h"
 #include "model/model.h"
 #include "model/routing.h"
@@ -35,6 +36,8 @@ class ForwardPass {
  public:
   // `cache` is nullptr for a dense model. All must outlive the pass; `interrupted` may be nullptr.
   ForwardPass(Model& model, ExpertCache* cache, const Clock& clock, const std::atomic<bool>* interrupted);
+
+  void set_trace(Trace* trace) { trace_ = trace; }  // must outlive the pass; nullptr: none
 
   // Runs `tokens` from position kv.length() on and extends the KV cache by them. Logits of the last `logits_wanted`
   // tokens (at most max_window) are in workspace.logits, the first wanted one in column 0.
@@ -73,6 +76,7 @@ class ForwardPass {
   ExpertCache* cache_;
   const Clock& clock_;
   const std::atomic<bool>* interrupted_;
+  Trace* trace_ = nullptr;
   PassStats stats_;
   int32_t chunk_tokens_ = 0;  // tokens that routes_ holds
 

@@ -50,7 +50,9 @@ class Model {
   const ModelConfig& config() const { return config_; }
   const ExpertLayout& layout() const { return layout_; }
   KvCache& kv() { return kv_; }
+  const KvCache& kv() const { return kv_; }
   Workspace& workspace() { return workspace_; }
+  const Workspace& workspace() const { return workspace_; }
   WorkerPool& pool() { return compute_.pool(); }
 
   // --- the stages of a pass over `count` tokens, which are columns [0, count) of the workspace

@@ -16,6 +16,8 @@ constexpr uint64_t kNamedSlack = kMiB;
 
 }  // namespace
 
+uint64_t named_budget(uint64_t least_budget_bytes) { return align_up(least_budget_bytes + kNamedSlack, kMiB); }
+
 Result<MemoryPlan> plan_memory(const MemoryNeeds& needs, uint64_t budget_bytes) {
   const auto slots_bytes = [&](uint64_t slots) { return align_up(slots * needs.slot_bytes, kHugePage); };
   MemoryPlan plan;
@@ -29,9 +31,8 @@ Result<MemoryPlan> plan_memory(const MemoryNeeds& needs, uint64_t budget_bytes) 
                                          [](const auto& a, const auto& b) { return a.bytes < b.bytes; });
       largest = fmt::format("; the largest part is {} with {}", most->tag, format_size(most->bytes));
     }
-    const uint64_t named = align_up(plan.least_budget_bytes + kNamedSlack, kMiB);
     return memory_error(fmt::format("a budget of {} is too small: at least --ram {}M is needed{}",
-                                    format_size(budget_bytes), named / kMiB, largest));
+                                    format_size(budget_bytes), named_budget(plan.least_budget_bytes) / kMiB, largest));
   }
   if (needs.slot_bytes > 0) {
     const uint64_t affordable = align_down(budget_bytes - fixed, kHugePage) / needs.slot_bytes;

@@ -24,4 +24,8 @@ struct MemoryPlan {
 // kMemory, naming the least budget and what takes the most, when `budget_bytes` is below it.
 Result<MemoryPlan> plan_memory(const MemoryNeeds& needs, uint64_t budget_bytes);
 
+// `least_budget_bytes` as a person is told it: whole MiB, and enough for the next process, which may hold a little more
+// than this one before anything is planned.
+uint64_t named_budget(uint64_t least_budget_bytes);
+
 }  // namespace drafthorse

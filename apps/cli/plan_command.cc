@@ -1,0 +1,372 @@
+#include "plan_command.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <charconv>
+#include <fstream>
+#include <sstream>
+
+#include "base/units.h"
+#include "console.h"
+#include "engine/engine.h"
+#include "engine/work.h"
+#include "output.h"
+#include "plan/prediction.h"
+#include "plan/what_helps.h"
+#include "profile_file.h"
+
+namespace drafthorse::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Plan {
+  std::unique_ptr<Engine> engine;
+  PredictionInput input;
+  Memory memory;
+  std::string acceptance_from;
+  std::string no_prediction;  // why there is none
+  std::optional<Prediction> prediction;
+  std::vector<Suggestion> suggestions;
+  std::vector<std::string> notes;
+};
+
+Result<EngineOptions> engine_options(const PlanFlags& flags) {
+  EngineOptions options;
+  options.target_path = flags.target;
+  options.draft_path = flags.draft;
+  options.threads = flags.threads;
+  if (flags.context > 0) options.context = flags.context;
+  if (!flags.ram.empty()) {
+    ASSIGN_OR_RETURN(options.ram_bytes, parse_size(flags.ram));
+  }
+  if (flags.draft_depth != "auto") {
+    int32_t depth = 0;
+    const std::string& text = flags.draft_depth;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), depth);
+    if (error != std::errc() || end != text.data() + text.size() || depth < 0 || depth > kMaxDraftDepth) {
+      return usage_error(fmt::format("--draft-depth {}: give auto or a number from 0 to {}", text, kMaxDraftDepth));
+    }
+    options.draft_depth = depth;
+  }
+  return options;
+}
+
+bool same_shape(const ModelConfig& a, const ModelConfig& b) {
+  return a.n_layer == b.n_layer && a.n_embd == b.n_embd && a.n_expert == b.n_expert && a.n_ff == b.n_ff;
+}
+
+void set_acceptance(const PlanFlags& flags, Plan& plan) {
+  if (flags.acceptance >= 0) {
+    plan.input.acceptance = flags.acceptance;
+    plan.acceptance_from = "given";
+  } else if (same_shape(plan.engine->target().model->config(), plan.engine->draft().model->config())) {
+    plan.input.acceptance = kSameModelAcceptance;
+    plan.acceptance_from = "assumed for the same model at fewer bits";
+  } else {
+    plan.input.acceptance = kOtherModelAcceptance;
+    plan.acceptance_from = "assumed for another model";
+  }
+}
+
+// How an earlier run routed and drafted, from its statistics file, instead of assumptions.
+Status learn_from_run(const PlanFlags& flags, Plan& plan) {
+  if (flags.like.empty()) return {};
+  const auto refuse = [&](std::string_view what) {
+    return file_error(fmt::format("{}: {}; give a file that `drafthorse run --stats-file` wrote", flags.like, what));
+  };
+  std::ifstream file(flags.like);
+  std::ostringstream text;
+  text << file.rdbuf();
+  if (!file) return refuse("cannot be read");
+  const Json json = Json::parse(text.str(), nullptr, false);
+  const auto number = [&](const Json& from, const char* key) {
+    const auto found = from.is_object() ? from.find(key) : from.end();
+    return from.is_object() && found != from.end() && found->is_number() ? found->get<double>() : -1.0;
+  };
+  const double hit_rate = number(json, "hit_rate");
+  const double slots = number(json, "expert_slots");
+  const double steps = number(json, "steps");
+  const double drafted = number(json, "drafted_tokens");
+  if (hit_rate < 0 || hit_rate > 1 || slots < 0 || slots > 1e9 || steps < 1 || drafted < 0) {
+    return refuse("no statistics of a run");
+  }
+  const ModelConfig& config = plan.engine->target().model->config();
+  if (config.is_moe() && flags.skew < 0) {
+    int layers = 0;
+    for (const LayerWork& layer : plan.input.target.layers) layers += layer.n_expert > 0 ? 1 : 0;
+    const RoutingShape shape{layers, config.n_expert, config.n_expert_used, static_cast<int>(slots),
+                             1 + drafted / steps};
+    plan.input.skew = skew_from_hit_rate(shape, hit_rate).value_or(plan.input.skew);
+  }
+  // Of draft positions that were reached, those accepted.
+  const auto sum = [&](const char* key) {
+    double total = 0;
+    const auto depth = json.find("depth");
+    if (depth == json.end() || !depth->is_object() || !depth->contains(key) || !(*depth)[key].is_array()) return total;
+    for (const Json& one : (*depth)[key]) total += one.is_number() ? one.get<double>() : 0;
+    return total;
+  };
+  const double reached = sum("reached_by_position");
+  if (plan.input.draft && flags.acceptance < 0 && reached > 0) {
+    plan.input.acceptance = std::clamp(sum("accepted_by_position") / reached, 0.0, 1.0);
+    plan.acceptance_from = "as in the earlier run";
+  }
+  return {};
+}
+
+void predict_speed(const PlanFlags& flags, Plan& plan) {
+  Result<std::string> path = flags.profile.empty() ? profile_path() : Result<std::string>(flags.profile);
+  Result<MachineProfile> machine = path.ok() ? load_profile(*path) : Result<MachineProfile>(path.status());
+  if (!machine.ok()) {
+    plan.no_prediction = machine.status().message();
+    return;
+  }
+  plan.input.machine = std::move(machine).value();
+  const MachineProfile& profile = plan.input.machine;
+  struct stat info {};
+  if (stat(flags.target.c_str(), &info) == 0 && profile.disk_device != info.st_dev) {
+    plan.notes.push_back(
+        fmt::format("the disk was measured at {}, another file system than the model's; run "
+                    "`drafthorse profile {}` for better figures",
+                    profile.disk_file, flags.target));
+  }
+  if (profile.threads != plan.engine->options().threads) {
+    plan.notes.push_back(
+        fmt::format("the machine was measured with {} threads, the prediction is for those", profile.threads));
+  }
+  const Result<Prediction> prediction = predict(plan.input);
+  if (!prediction.ok()) {
+    plan.no_prediction = prediction.status().message();
+    return;
+  }
+  plan.prediction = *prediction;
+  plan.suggestions = what_helps(plan.input, plan.memory, *prediction);
+}
+
+Result<Plan> make_plan(const PlanFlags& flags) {
+  Plan plan;
+  ASSIGN_OR_RETURN(const EngineOptions options, engine_options(flags));
+  ASSIGN_OR_RETURN(plan.engine, Engine::prepare(options));
+  const Engine& engine = *plan.engine;
+  const Model& target = *engine.target().model;
+  plan.input.target = model_work(engine.target_index(), target);
+  plan.input.slots = engine.memory_plan().slots;
+  plan.input.prompt_tokens = std::min(flags.prompt_tokens, engine.context() - 1);
+  plan.input.generated_tokens = std::min(flags.tokens, engine.context() - plan.input.prompt_tokens);
+  plan.input.prefill_tokens = target.workspace().shape().columns;
+  if (flags.skew >= 0) plan.input.skew = flags.skew;
+  if (options.draft_depth) plan.input.depth = *options.draft_depth;
+  if (engine.draft().model != nullptr) {
+    plan.input.draft = model_work(engine.draft_index(), *engine.draft().model);
+    set_acceptance(flags, plan);
+  }
+  RETURN_IF_ERROR(learn_from_run(flags, plan));
+  const uint64_t slot_bytes = ExpertCache::slot_bytes(target.layout());
+  plan.memory = {engine.ram_budget_bytes(), engine.ledger().total() - engine.ledger().bytes("expert slots"), slot_bytes,
+                 target.layout().total_experts()};
+  plan.notes = engine.notices();
+  predict_speed(flags, plan);
+  return plan;
+}
+
+std::vector<int> slots_by_layer(const Plan& plan) {
+  // The cache gives no layer slots of its own: an even share is what the layers get on average.
+  std::vector<int> shares;
+  int left = plan.input.slots;
+  int moe = 0;
+  for (const LayerWork& layer : plan.input.target.layers) moe += layer.n_expert > 0 ? 1 : 0;
+  for (const LayerWork& layer : plan.input.target.layers) {
+    const int share = layer.n_expert > 0 ? (left + moe - 1) / moe : 0;
+    if (layer.n_expert > 0) --moe;
+    left -= share;
+    shares.push_back(share);
+  }
+  return shares;
+}
+
+const char* name_of(Bottleneck bottleneck) {
+  switch (bottleneck) {
+    case Bottleneck::kDisk:
+      return "disk";
+    case Bottleneck::kMemory:
+      return "memory bandwidth";
+    default:
+      return "arithmetic";
+  }
+}
+
+Json speed_json(const SpeedPrediction& speed) {
+  return {{"depth", speed.depth},
+          {"tokens_per_s", speed.tokens_per_s},
+          {"tokens_per_cycle", speed.tokens_per_cycle},
+          {"cycle_s", speed.cycle_s},
+          {"draft_s", speed.draft_s},
+          {"stall_s", speed.verify.stall_s},
+          {"compute_s", speed.verify.compute_s},
+          {"experts_demanded", speed.verify.demanded},
+          {"experts_missed", speed.verify.missed},
+          {"bytes_read_per_token", speed.bytes_per_token},
+          {"limit", name_of(speed.bottleneck)}};
+}
+
+Json plan_json(const PlanFlags& flags, const Plan& plan) {
+  const Engine& engine = *plan.engine;
+  Json memory = Json::array();
+  for (const MemoryLedger::Entry& entry : engine.ledger().entries()) {
+    memory.push_back({{"tag", entry.tag}, {"bytes", entry.bytes}});
+  }
+  Json json = {
+      {"schema", 1},
+      {"model", flags.target},
+      {"draft", flags.draft},
+      {"ram_budget_bytes", engine.ram_budget_bytes()},
+      {"least_budget_bytes", engine.memory_plan().least_budget_bytes},
+      {"memory", memory},
+      {"booked_bytes", engine.ledger().total()},
+      {"expected_peak_bytes", expected_peak_bytes(engine, plan.input.prompt_tokens, plan.input.generated_tokens)},
+      {"context", engine.context()},
+      {"expert_slots", engine.memory_plan().slots},
+      {"experts", plan.memory.total_experts},
+      {"slots_by_layer", slots_by_layer(plan)},
+      {"assumed",
+       {{"prompt_tokens", plan.input.prompt_tokens},
+        {"generated_tokens", plan.input.generated_tokens},
+        {"skew", plan.input.skew},
+        {"acceptance", plan.input.acceptance},
+        {"acceptance_from", plan.acceptance_from}}},
+      {"notes", plan.notes}};
+  if (!plan.prediction) {
+    json["prediction"] = nullptr;
+    json["no_prediction"] = plan.no_prediction;
+    return json;
+  }
+  Json depths = Json::array();
+  for (const SpeedPrediction& speed : plan.prediction->by_depth) depths.push_back(speed_json(speed));
+  Json suggestions = Json::array();
+  for (const Suggestion& one : plan.suggestions) {
+    suggestions.push_back({{"what", one.what}, {"tokens_per_s", one.tokens_per_s}});
+  }
+  json["prediction"] = {{"load_s", plan.prediction->load_s},
+                        {"ttft_s", plan.prediction->ttft_s},
+                        {"hit_rate", plan.prediction->hit_rate},
+                        {"best", speed_json(plan.prediction->best)},
+                        {"by_depth", depths},
+                        {"suggestions", suggestions}};
+  return json;
+}
+
+std::string speed_line(std::string_view what, const SpeedPrediction& speed) {
+  return fmt::format("  {:<24} {:>8.2f} tokens/s   {:>9} read per token   {:>3.0f} % waiting for the disk\n", what,
+                     speed.tokens_per_s, format_size(static_cast<uint64_t>(speed.bytes_per_token)),
+                     100 * speed.verify.stall_s / speed.cycle_s);
+}
+
+std::string speed_text(const Plan& plan) {
+  const Prediction& prediction = *plan.prediction;
+  std::string text = fmt::format("\nspeed, predicted (prompt {} tokens, {} generated)\n", plan.input.prompt_tokens,
+                                 plan.input.generated_tokens);
+  text += fmt::format("  {:<24} {:>8.2f} s\n", "loading", prediction.load_s);
+  text += fmt::format("  {:<24} {:>8.2f} s after loading\n", "first token", prediction.ttft_s);
+  text += speed_line(plan.input.draft ? "without drafting" : "generating", prediction.plain);
+  if (plan.input.draft) {
+    text += speed_line(fmt::format("at depth {}", prediction.best.depth), prediction.best);
+    text += fmt::format("  {:.0f} % of drafted tokens accepted ({}): {:.1f} tokens a cycle\n",
+                        100 * plan.input.acceptance, plan.acceptance_from, prediction.best.tokens_per_cycle);
+    if (prediction.best.depth == 0) text += "  drafting does not pay\n";
+  }
+  if (plan.input.slots < plan.memory.total_experts) {
+    text +=
+        fmt::format("  {:.0f} % of experts there when needed{}\n", 100 * prediction.hit_rate,
+                    plan.input.skew == kDefaultSkew ? ", if the text uses them as unevenly as the demo's does" : "");
+  }
+  text += fmt::format("  what limits: {}\n", name_of(prediction.best.bottleneck));
+  text += "\nwhat would help\n";
+  if (plan.suggestions.empty()) text += "  nothing that plan knows of\n";
+  for (const Suggestion& one : plan.suggestions) {
+    text += fmt::format("  {:>5.2f}x  {}\n", one.tokens_per_s / prediction.best.tokens_per_s, one.what);
+  }
+  return text;
+}
+
+std::string plan_text(const Plan& plan) {
+  const Engine& engine = *plan.engine;
+  std::string text = fmt::format("memory, of a budget of {}\n", format_size(engine.ram_budget_bytes()));
+  for (const MemoryLedger::Entry& entry : engine.ledger().entries()) {
+    text += fmt::format("  {:<28} {:>12}\n", entry.tag, format_size(entry.bytes));
+  }
+  text += fmt::format("  {:<28} {:>12}\n", "in all", format_size(engine.ledger().total()));
+  text += fmt::format("  {:<28} {:>12}\n", "of that used by this text",
+                      format_size(expected_peak_bytes(engine, plan.input.prompt_tokens, plan.input.generated_tokens)));
+  text += fmt::format("  the least that works         --ram {}M\n",
+                      named_budget(engine.memory_plan().least_budget_bytes) / kMiB);
+  if (plan.memory.total_experts > 0) {
+    text += fmt::format("\nexperts: {} of {} fit", engine.memory_plan().slots, plan.memory.total_experts);
+    const std::vector<int> shares = slots_by_layer(plan);
+    text += fmt::format(", {:.1f} a layer on average\n",
+                        static_cast<double>(engine.memory_plan().slots) / static_cast<double>(shares.size()));
+  }
+  text +=
+      plan.prediction ? speed_text(plan) : fmt::format("\nno prediction of speed: {}\n", printable(plan.no_prediction));
+  for (const std::string& note : plan.notes) text += "note: " + printable(note) + '\n';
+  return text;
+}
+
+}  // namespace
+
+CLI::App* add_plan_command(CLI::App& app, PlanFlags& flags) {
+  CLI::App* plan = app.add_subcommand("plan", "Show memory and predicted speed of a run, before loading anything");
+  plan->add_option("-m,--model", flags.target, "the model, a GGUF file (any shard of a split one)")->type_name("FILE");
+  plan->add_option("-d,--draft", flags.draft, "a smaller model with the same vocabulary, to draft with")
+      ->type_name("FILE")
+      ->check(check_not_empty);
+  plan->add_option("--ram", flags.ram, "memory for everything, such as 8G or 1200M; default: what the machine has free")
+      ->type_name("SIZE")
+      ->check(check_not_empty);
+  plan->add_option("--ctx", flags.context, "longest text in tokens; default: 4096, or the model's own")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 24));
+  plan->add_option("--threads", flags.threads, "threads to compute with; default: one per core")
+      ->type_name("N")
+      ->check(CLI::Range(1, 512));
+  plan->add_option("--draft-depth", flags.draft_depth, "tokens drafted per step: auto, or a number")
+      ->type_name("auto|N")
+      ->capture_default_str();
+  plan->add_option("--prompt-tokens", flags.prompt_tokens, "length of the prompt to plan for")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  plan->add_option("-n,--tokens", flags.tokens, "tokens to plan for generating")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  plan->add_option("--acceptance", flags.acceptance,
+                   "share of drafted tokens the target accepts; default: by the kind "
+                   "of draft")
+      ->type_name("P")
+      ->check(CLI::Range(0.0, 1.0));
+  plan->add_option("--skew", flags.skew,
+                   fmt::format("how unevenly a text uses a layer's experts, 0: evenly; default: {}", kDefaultSkew))
+      ->type_name("X")
+      ->check(CLI::Range(0.0, 100.0));
+  plan->add_option("--like", flags.like, "plan for a text that routes and drafts as this run did (its --stats-file)")
+      ->type_name("STATS")
+      ->check(check_not_empty);
+  plan->add_option("--profile", flags.profile, "another profile than this machine's own")
+      ->type_name("FILE")
+      ->check(check_not_empty);
+  plan->add_flag("--json", flags.json, "print JSON");
+  return plan;
+}
+
+int plan(const PlanFlags& flags) {
+  Console console;
+  if (flags.target.empty()) return fail(console, usage_error("no model: give one with -m FILE"));
+  const Result<Plan> made = make_plan(flags);
+  if (!made.ok()) return fail(console, made.status());
+  const Status written = write_output(flags.json ? json_text(plan_json(flags, *made)) : plan_text(*made));
+  return written.ok() ? 0 : fail(console, written);
+}
+
+}  // namespace drafthorse::cli

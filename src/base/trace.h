@@ -1,0 +1,35 @@
+// What happened when, for whoever wants to know: a seam. The engine tells a Trace; where there is none (nullptr) the
+// telling costs a comparison. All calls come from the engine's thread, times from the engine's clock.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "base/ids.h"
+
+namespace drafthorse {
+
+enum class Span { kPrompt, kDraft, kVerify, kLayer, kStall };
+
+// Why an expert is read.
+enum class FetchReason { kDemand, kPrefetch, kFill };
+
+class Trace {
+ public:
+  virtual ~Trace() = default;
+
+  // number: tokens of a prompt, a draft or a verification; the layer of a layer's work or a stall.
+  virtual void span(Span what, int64_t number, int64_t start_ns, int64_t end_ns) = 0;
+
+  // A read begins, and ends: every fetched() is followed by one arrived() unless the engine ends before.
+  virtual void fetched(ExpertKey key, FetchReason why, uint64_t bytes, int64_t now_ns) = 0;
+  virtual void arrived(ExpertKey key, bool usable, int64_t now_ns) = 0;
+  // A resident expert made room. worth: by the eviction policy, the least of all that could have gone.
+  virtual void evicted(ExpertKey key, double worth, FetchReason for_what, int64_t now_ns) = 0;
+  // A hint was not followed.
+  virtual void dropped(ExpertKey key, std::string_view why, int64_t now_ns) = 0;
+  // How many tokens are drafted next, and why.
+  virtual void depth(int32_t depth, std::string_view why, int64_t now_ns) = 0;
+};
+
+}  // namespace drafthorse

@@ -1,0 +1,82 @@
+// What reading costs computing: both use the memory, and the kernel's part of a read uses the processor.
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "base/arena.h"
+#include "base/clock.h"
+#include "base/units.h"
+#include "base/worker_pool.h"
+#include "io/extent_reader.h"
+#include "ops/linear.h"
+#include "profile/measure.h"
+
+namespace drafthorse {
+namespace {
+
+constexpr int64_t kColumns = 2048;
+constexpr int64_t kRows = 2048;
+constexpr uint64_t kMatrix = kColumns * kRows * sizeof(float);
+constexpr uint64_t kMatrices = 24;  // 384 MiB, more than caches hold
+
+// Products of a matrix with one token, as many as there is time for. Calls `between` after each. Seconds for one: the
+// mean without the slowest tenth, in which the system ran something else.
+template <typename Between>
+double product_seconds(const Arena& weights, WorkerPool& pool, double duration_s, const Between& between) {
+  const ops::simd::Kernels& kernels = ops::simd::kernels(ops::best_isa());
+  const std::vector<float> x(kColumns + ops::kFloatPadding, 1.0F);
+  const std::byte* row = reinterpret_cast<const std::byte*>(x.data());
+  std::vector<float> y(kRows);
+  const SteadyClock clock;
+  const int64_t start = clock.now_ns();
+  std::vector<double> times;
+  while (seconds(clock.now_ns() - start) < duration_s) {
+    const ops::WeightMatrix w{weights.data() + times.size() % kMatrices * kMatrix, GGML_TYPE_F32, kColumns, kRows,
+                              kColumns * sizeof(float)};
+    const int64_t before = clock.now_ns();
+    pool.run(kRows, ops::row_grain(kRows, kColumns, pool.threads()), [&](int64_t begin, int64_t end) {
+      ops::linear_rows(kernels, w, {&row, 1}, y.data(), kRows, begin, end);
+    });
+    times.push_back(seconds(clock.now_ns() - before));
+    between();
+  }
+  std::sort(times.begin(), times.end());
+  const size_t kept = times.size() - times.size() / 10;
+  return std::accumulate(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(kept), 0.0) /
+         static_cast<double>(kept);
+}
+
+}  // namespace
+
+Status measure_overlap(const MeasureOptions& options, MachineProfile& profile) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<FileSet> files, FileSet::open({options.disk_file}));
+  std::unique_ptr<ReadQueue> queue = make_pread_queue(*files);
+  if (Result<std::unique_ptr<ReadQueue>> uring = make_uring_queue(*files); uring.ok()) queue = std::move(uring).value();
+  ASSIGN_OR_RETURN(const Arena weights, Arena::reserve(kMatrices * kMatrix));
+  ASSIGN_OR_RETURN(const Arena destination, Arena::reserve(queue->capacity() * kReadPieceBytes));
+  std::memset(weights.data(), 0x38, weights.bytes());
+  WorkerPool pool(profile.threads);
+  const auto nothing = [] {};
+  product_seconds(weights, pool, options.seconds / 4, nothing);
+  const double alone = product_seconds(weights, pool, options.seconds, nothing);
+  std::mt19937_64 random(1);
+  const uint64_t pieces = files->bytes(0) / kReadPieceBytes;
+  const auto submit = [&](uint64_t tag) {
+    const ReadRequest request{0, random() % pieces * kReadPieceBytes, kReadPieceBytes,
+                              destination.data() + tag * kReadPieceBytes, tag};
+    queue->submit({&request, 1});
+  };
+  for (uint64_t tag = 0; tag < queue->capacity(); ++tag) submit(tag);
+  std::vector<ReadCompletion> done(queue->capacity());
+  const double reading = product_seconds(weights, pool, options.seconds, [&] {
+    const size_t count = queue->reap(done, false);
+    for (size_t i = 0; i < count; ++i) submit(done[i].tag);
+  });
+  while (queue->in_flight() > 0) queue->reap(done, true);
+  profile.compute_slowdown_while_reading = std::max(1.0, reading / alone);
+  return {};
+}
+
+}  // namespace drafthorse

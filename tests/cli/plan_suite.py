@@ -1,0 +1,149 @@
+"""`drafthorse profile` and `drafthorse plan`: the machine measured, and a run foreseen."""
+
+import json
+import os
+
+from support import PROMPT, CliTestCase, Setup, execute, least_budget, run
+
+USAGE, FILE, MEMORY = 2, 3, 4
+
+
+class Planning(CliTestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.environment = {**os.environ, "XDG_CACHE_HOME": str(cls.folder)}
+        # Any large file will do to read from.
+        cls.large = cls.folder / "large.bin"
+        cls.large.write_bytes(os.urandom(1 << 20) * 80)
+        done = cls.profile(cls, cls.large, "--types", "f16,f32", "--seconds", "0.01", "--json")
+        if done.code != 0:
+            cls.tearDownClass()
+            raise AssertionError(str(done))
+        cls.profiled = json.loads(done.out)
+        cls.kept = cls.folder / "drafthorse" / "profile.json"
+
+    def profile(self, *arguments):
+        return execute([Setup.binary, "profile", *map(str, arguments)], env=self.environment, timeout=120)
+
+    def plan(self, *arguments, model=None):
+        flags = [Setup.binary, "plan", "-m", str(model or Setup.target()), *map(str, arguments)]
+        return execute(flags, env=self.environment)
+
+    def planned(self, *arguments, **options):
+        result = self.plan(*arguments, "--json", **options)
+        self.assert_fine(result)
+        self.assertEqual(result.err, "")
+        return json.loads(result.out)
+
+    def test_profile_is_kept(self):
+        self.assertEqual(json.loads(self.kept.read_text()), self.profiled)
+        self.assertEqual([kernel["type"] for kernel in self.profiled["kernels"]], ["f32", "f16"])
+        for rate in self.profiled["disk"]:
+            self.assertGreater(rate["bytes_per_s"], 0)
+        self.assertEqual([path.name for path in self.kept.parent.iterdir()], ["profile.json"])
+
+    def test_profile_refusals(self):
+        self.assert_refused(self.profile(self.folder / "missing"), FILE, "missing")
+        self.assert_refused(self.profile(Setup.target()), FILE, "too few")
+        self.assert_refused(self.profile(self.large, "--types", "q9"), USAGE, "q9")
+        self.assert_refused(self.profile(self.large, "--seconds", "-1"), USAGE)
+        # What was refused leaves the profile as it was.
+        self.assertEqual(json.loads(self.kept.read_text()), self.profiled)
+
+    def test_memory_is_what_a_run_books(self):
+        budget = least_budget() + (4 << 20)
+        stats = self.folder / "stats.json"
+        self.addCleanup(stats.unlink, missing_ok=True)
+        for flags in ([], ["-d", Setup.draft()], ["--ctx", "300"], ["--ram", budget]):
+            plan = self.planned(*flags)
+            self.assert_fine(run("-p", PROMPT, "-n", "4", "--stats-file", stats, *flags))
+            ran = json.loads(stats.read_text())
+            tags = [entry["tag"] for entry in plan["memory"]]
+            self.assertEqual(tags, [entry["tag"] for entry in ran["memory"]])
+            for ours, theirs in zip(plan["memory"], ran["memory"]):
+                slack = 2 << 20 if ours["tag"] in ("process and vocabulary", "expert slots") else 0
+                self.assertLessEqual(abs(ours["bytes"] - theirs["bytes"]), slack, ours["tag"])
+            self.assertLessEqual(abs(plan["expert_slots"] - ran["expert_slots"]), 8)
+            self.assertLessEqual(plan["expected_peak_bytes"], plan["booked_bytes"])
+
+    def test_more_memory_is_never_slower(self):
+        least = least_budget()
+        speeds = []
+        for more in (1, 4, 8, 32):
+            best = self.planned("--ram", least + (more << 20))["prediction"]["best"]
+            self.assertGreater(best["tokens_per_s"], 0)
+            speeds.append(best["tokens_per_s"])
+        self.assertEqual(speeds, sorted(speeds))
+        self.assertGreater(speeds[-1], speeds[0])
+
+    def test_depths(self):
+        plan = self.planned("-d", Setup.draft(), "--acceptance", "0.9")
+        self.assertEqual(plan["prediction"]["by_depth"][0]["depth"], 0)
+        self.assertGreater(len(plan["prediction"]["by_depth"]), 5)
+        self.assertEqual(plan["assumed"]["acceptance"], 0.9)
+        self.assertEqual(self.planned("-d", Setup.draft(), "--draft-depth", "3")["prediction"]["best"]["depth"], 3)
+        hopeless = self.planned("-d", Setup.draft(), "--acceptance", "0")
+        self.assertEqual(hopeless["prediction"]["best"]["depth"], 0)
+        self.assertEqual(len(self.planned()["prediction"]["by_depth"]), 1)
+
+    def test_learns_from_a_run(self):
+        stats = self.folder / "like.json"
+        self.addCleanup(stats.unlink, missing_ok=True)
+        flags = ["--ram", least_budget("-d", str(Setup.draft())) + (5 << 20), "-d", Setup.draft()]
+        self.assert_fine(run("-p", PROMPT, "-n", "48", "--draft-depth", "2", "--stats-file", stats, *flags))
+        ran = json.loads(stats.read_text())
+        plan = self.planned(*flags, "--like", stats)
+        accepted = sum(ran["depth"]["accepted_by_position"]) / sum(ran["depth"]["reached_by_position"])
+        self.assertAlmostEqual(plan["assumed"]["acceptance"], accepted)
+        self.assertNotEqual(plan["assumed"]["skew"], self.planned(*flags)["assumed"]["skew"])
+        for text in (b"", b"[]", b"{}", b'{"hit_rate": 1e999}', b'{"hit_rate": "x", "depth": 3}', b"\xff" * 99):
+            bad = self.write("bad.json", text)
+            self.assert_refused(self.plan("--like", bad), FILE, "bad.json", "--stats-file")
+
+    def test_without_a_profile(self):
+        self.environment = {**self.environment, "XDG_CACHE_HOME": str(self.folder / "elsewhere")}
+        self.addCleanup(setattr, self, "environment", Planning.environment)
+        plan = self.planned()
+        self.assertIsNone(plan["prediction"])
+        self.assertIn("drafthorse profile", plan["no_prediction"])
+        self.assertGreater(plan["booked_bytes"], 0)
+        self.assertIn(b"no prediction of speed", self.plan().out)
+
+    def test_profile_of_another_machine(self):
+        other = {**self.profiled, "machine": "a mainframe"}
+        path = self.write("other.json", json.dumps(other).encode())
+        self.assertIn("another machine", self.planned("--profile", path)["no_prediction"])
+
+    def test_damaged_profiles(self):
+        whole = self.kept.read_bytes()
+        cases = [whole[: len(whole) // 2], b"", b"[1]", b"null", b'{"schema": 1}']
+        for key in self.profiled:
+            for value in (None, -1, "x", [], {}, 1e300, [[]], [{}], True):
+                if isinstance(value, str) and isinstance(self.profiled[key], str):
+                    continue
+                cases.append(json.dumps({**self.profiled, key: value}).encode())
+        for rates in ([], [[1]], [[0, 1]], [[2, 1], [1, 1]], [["x", 1]], [[1, -1]], [[1, 0]]):
+            kernel = {**self.profiled["kernels"][0], "experts_seconds_per_weight": rates}
+            cases.append(json.dumps({**self.profiled, "kernels": [kernel]}).encode())
+        for text in cases:
+            path = self.write("damaged.json", text)
+            result = self.plan("--profile", path, "--json")
+            self.assert_fine(result)
+            plan = json.loads(result.out)
+            if plan["prediction"] is not None:  # a value that happened to be allowed
+                self.assertGreater(plan["prediction"]["best"]["tokens_per_s"], 0)
+            else:
+                self.assertIn("drafthorse profile", plan["no_prediction"], text[:200])
+
+    def test_refusals(self):
+        self.assert_refused(execute([Setup.binary, "plan"]), USAGE, "no model")
+        self.assert_refused(self.plan("--ram", "1M"), MEMORY, "at least --ram")
+        self.assert_refused(self.plan("--acceptance", "1.5"), USAGE, "--acceptance")
+        self.assert_refused(self.plan("--draft-depth", "65"), USAGE, "65")
+        self.assert_refused(self.plan(model=self.folder / "none"), FILE, "none")
+
+    def test_text(self):
+        text = self.plan("-d", Setup.draft()).out.decode()
+        for words in ("memory, of a budget", "expert slots", "first token", "tokens/s", "what limits", "what would help"):
+            self.assertIn(words, text)
