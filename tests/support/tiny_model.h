@@ -40,6 +40,7 @@ struct TinyModelOptions {
   bool tied_head = true;          // no output.weight
   bool rope_freqs = false;        // rope_freqs.weight, as in Llama 3
   bool qkv_bias = false;
+  int32_t n_tokens = 0;   // only the vocabulary's first ones, and no merges; 0: all
   int32_t n_padding = 0;  // tokens "[PAD n]" after the vocabulary's own, as files padded to a round number have
 
   int32_t n_shards = 1;
