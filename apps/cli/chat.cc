@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "engine/session.h"
 #include "line_editor.h"
 #include "sampling_flags.h"
+#include "text_file.h"
 
 namespace drafthorse::cli {
 namespace {
@@ -52,9 +52,12 @@ class Chat {
     while (true) {
       std::string text;
       const LineEditor::Got got = read_message(text);
-      if (got == LineEditor::Got::kEnd) break;
+      if (got == LineEditor::Got::kEnd) {
+        console_.line("");
+        break;
+      }
       if (got == LineEditor::Got::kInterrupt) {
-        console_.line("/bye or Ctrl-D ends the chat");
+        console_.line("\n/bye or Ctrl-D ends the chat");
         continue;
       }
       const std::string trimmed = trim(text);
@@ -180,9 +183,9 @@ class Chat {
   }
 
   std::string load(const std::string& path) {
-    std::ifstream file(path);
-    if (!file) return fmt::format("{}: cannot be opened; check the path", path);
-    const Json json = Json::parse(file, nullptr, false);
+    const std::optional<std::string> text = read_text_file(path);
+    if (!text) return fmt::format("{}: cannot be read; check the path", path);
+    const Json json = Json::parse(*text, nullptr, false);
     std::vector<ChatMessage> messages;
     const std::string refused = fmt::format("{}: not a chat that /save wrote", path);
     if (!json.is_object() || !json.contains("drafthorse_chat") || !json.contains("messages")) return refused;
@@ -215,15 +218,14 @@ class Chat {
 Result<ChatTemplate> read_chat_template(const std::string& name_or_file) {
   const std::vector<std::string> names = ChatTemplate::names();
   if (std::find(names.begin(), names.end(), name_or_file) != names.end()) return ChatTemplate::create(name_or_file);
-  std::ifstream file(name_or_file, std::ios::binary);
-  const std::string text((std::istreambuf_iterator<char>(file)), {});
-  if (!file.is_open() || text.empty()) {
+  const std::optional<std::string> text = read_text_file(name_or_file);
+  if (!text || text->empty()) {
     return usage_error(
         fmt::format("--chat-template {}: neither a template's name nor a file; --chat-template list names those that "
                     "are built in",
                     name_or_file));
   }
-  return ChatTemplate::create(text);
+  return ChatTemplate::create(*text);
 }
 
 Result<ChatTemplate> choose_chat_template(const RunFlags& flags, const Engine& engine, Console& console) {

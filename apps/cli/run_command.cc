@@ -28,9 +28,11 @@ void print_summary(Console& console, Engine& engine, const Session& session) {
   const SessionStats& stats = session.stats();
   const std::string sampled = describe(engine.options().sampling);
   if (!sampled.empty()) console.line(sampled);
-  console.line(fmt::format("{} tokens, {:.2f} tokens/s; prompt {} tokens in {:.2f} s, first token after {:.2f} s",
-                           stats.generated_tokens, stats.decode_tokens_per_s(), stats.prompt_tokens, stats.prefill_s,
-                           stats.ttft_s));
+  const std::string kept =
+      stats.prompt_tokens_kept > 0 ? fmt::format(" ({} of them kept)", stats.prompt_tokens_kept) : "";
+  console.line(fmt::format("{} tokens, {:.2f} tokens/s; prompt {} tokens{} in {:.2f} s, first token after {:.2f} s",
+                           stats.generated_tokens, stats.decode_tokens_per_s(), stats.prompt_tokens, kept,
+                           stats.prefill_s, stats.ttft_s));
   if (engine.drafter() != nullptr && stats.steps > 0) {
     console.line(fmt::format("draft: {:.0f} % of {} drafted tokens accepted, {:.2f} tokens per verification; {}",
                              stats.acceptance() * 100, stats.drafted_tokens, stats.tokens_per_verification(),

@@ -2,9 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
-#include <iterator>
+#include <charconv>
 #include <random>
+
+#include "text_file.h"
 
 namespace drafthorse::cli {
 namespace {
@@ -12,16 +13,21 @@ namespace {
 constexpr const char* kGroup = "Sampling";
 
 Result<std::string> read_grammar(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)), {});
-  if (!file.is_open() || file.bad() || text.empty()) {
-    return file_error(fmt::format("{}: no grammar can be read there; check the path given with --grammar", path));
-  }
-  return text;
+  std::optional<std::string> text = read_text_file(path);
+  if (text && !text->empty()) return *std::move(text);
+  return file_error(fmt::format("{}: no grammar can be read there; check the path given with --grammar", path));
 }
 
 std::string check_not_empty(const std::string& value) {
   return value.empty() ? "an empty value makes no sense; leave the flag out for its default" : "";
+}
+
+std::string check_seed(const std::string& value) {
+  uint64_t seed = 0;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), seed);
+  return error == std::errc() && end == value.data() + value.size()
+             ? ""
+             : fmt::format("{} is no seed; give a whole number from 0 to 2^64 - 1", value);
 }
 
 }  // namespace
@@ -44,6 +50,7 @@ void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
   command.add_option("--seed", flags.seed, "the same seed gives the same text; default: a new one")
       ->type_name("N")
       ->check(check_not_empty)
+      ->check(check_seed)
       ->group(kGroup);
   CLI::Option* grammar = command.add_option("--grammar", flags.grammar_file, "the text follows this grammar (GBNF)")
                              ->type_name("FILE")

@@ -11,7 +11,7 @@ import unittest
 
 from support import Setup
 
-SUITES = ("messages", "prompts", "statistics", "interrupts", "budget", "damage")
+SUITES = ("messages", "prompts", "statistics", "interrupts", "budget", "damage", "sampling", "chat")
 
 
 def main():
