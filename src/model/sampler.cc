@@ -13,36 +13,60 @@ namespace drafthorse {
 namespace {
 
 constexpr float kImpossible = -std::numeric_limits<float>::infinity();
-// Most likely tokens that are asked about first, before the grammar is asked about the whole vocabulary.
-constexpr int kSingleAttempts = 4;
-constexpr size_t kFirstCandidates = 256;
+// How many of the likeliest tokens the grammar is asked about, before it is asked about the whole vocabulary: to find
+// one that is allowed, and all that truncation may keep.
+constexpr size_t kFirstAsked[] = {1, 8, 256};
+constexpr size_t kFirstCandidates[] = {256, 2048};
 
 struct SamplerDeleter {
   void operator()(llama_sampler* sampler) const { llama_sampler_free(sampler); }
 };
 using SamplerPtr = std::unique_ptr<llama_sampler, SamplerDeleter>;
 
-// The id at which logit / temperature + noise is largest; kNoToken where all are impossible. `at(i)` gives the i-th
-// logit and its id. Most logits are too far below the best for any noise, which costs a comparison to see.
+struct Scored {
+  double score;
+  int32_t id;
+  // Best first; of equals the lowest id.
+  bool operator<(const Scored& other) const { return score > other.score || (score == other.score && id < other.id); }
+};
+
+// The k ids at which logit / temperature + noise is largest (the logit alone where there is no noise), best first;
+// fewer where no more are possible. `at(i)` gives the i-th logit and its id. Most logits are too far below the best
+// for any noise, which costs a comparison to see.
 template <typename At>
-int32_t noisy_argmax(size_t count, const At& at, double temperature, const Noise& noise) {
-  static const double most_noise = Noise::gumbel_bound(0);
-  const double scale = 1 / temperature;
-  int32_t best = kNoToken;
-  double best_score = -std::numeric_limits<double>::infinity();
+void best_scores(size_t count, const At& at, double temperature, const Noise* noise, size_t k,
+                 std::vector<Scored>& best) {
+  const double scale = noise != nullptr ? 1 / temperature : 1;
+  const double most_noise = noise != nullptr ? Noise::gumbel_bound(0) : 0;
+  best.clear();  // a heap, the least of the best first
+  double least = -std::numeric_limits<double>::infinity();
   for (size_t i = 0; i < count; ++i) {
     const auto [logit, id] = at(i);
-    const double score = static_cast<double>(logit) * scale;
-    if (score == -std::numeric_limits<double>::infinity() || score + most_noise < best_score) continue;
-    const uint64_t bits = noise.bits(id);
-    if (score + Noise::gumbel_bound(bits) < best_score) continue;
-    const double noisy = score + Noise::gumbel(bits);
-    if (noisy > best_score || (noisy == best_score && id < best)) {
-      best = id;
-      best_score = noisy;
+    double score = static_cast<double>(logit) * scale;
+    if (score == -std::numeric_limits<double>::infinity() || score + most_noise < least) continue;
+    if (noise != nullptr) {
+      const uint64_t bits = noise->bits(id);
+      if (score + Noise::gumbel_bound(bits) < least) continue;
+      score += Noise::gumbel(bits);
     }
+    const Scored one = {score, id};
+    if (best.size() == k) {
+      if (!(one < best.front())) continue;
+      std::pop_heap(best.begin(), best.end());
+      best.pop_back();
+    }
+    best.push_back(one);
+    std::push_heap(best.begin(), best.end());
+    if (best.size() == k) least = best.front().score;
   }
-  return best;
+  std::sort_heap(best.begin(), best.end());
+}
+
+template <typename At>
+int32_t noisy_argmax(size_t count, const At& at, double temperature, const Noise& noise) {
+  std::vector<Scored> best;
+  best_scores(count, at, temperature, &noise, 1, best);
+  return best.empty() ? kNoToken : best[0].id;
 }
 
 }  // namespace
@@ -175,25 +199,30 @@ void Sampler::take_candidates(Grammar* grammar) {
   }
   if (grammar == nullptr) return;
   const bool top_k_first = options_.top_k > 0;
-  if (candidates_.size() > kFirstCandidates && (top_k_first || options_.top_p >= 1)) {
+  for (const size_t count : kFirstCandidates) {
+    if (candidates_.size() <= count || (!top_k_first && options_.top_p < 1)) break;
     const auto likelier = [](const llama_token_data& a, const llama_token_data& b) {
       return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
     };
-    std::vector<llama_token_data> first(kFirstCandidates);
-    std::partial_sort_copy(candidates_.begin(), candidates_.end(), first.begin(), first.end(), likelier);
+    const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(count);
+    std::nth_element(candidates_.begin(), end - 1, candidates_.end(), likelier);
+    const float least = (end - 1)->logit;
     ids_.clear();
-    for (const llama_token_data& one : first) ids_.push_back(one.id);
+    for (size_t i = 0; i < count; ++i) ids_.push_back(candidates_[i].id);
     grammar->allowed(ids_, verdicts_);
-    const float least = first.back().logit;
-    size_t kept = 0;
-    for (size_t i = 0; i < first.size(); ++i) {
-      if (verdicts_[i] != 0) first[kept++] = first[i];
+    std::vector<llama_token_data> kept;
+    float most = kImpossible;
+    for (size_t i = 0; i < count; ++i) {
+      if (verdicts_[i] == 0) continue;
+      kept.push_back(candidates_[i]);
+      most = std::max(most, candidates_[i].logit);
     }
-    first.resize(kept);
-    const bool enough = top_k_first ? kept >= static_cast<size_t>(options_.top_k)
-                                    : kept > 0 && least < first[0].logit + static_cast<float>(std::log(options_.min_p));
+    const bool enough = top_k_first ? kept.size() >= static_cast<size_t>(options_.top_k)
+                                    : least < most + static_cast<float>(std::log(options_.min_p));
     if (enough) {
-      candidates_ = std::move(first);
+      // As they would have come without the shortcut.
+      std::sort(kept.begin(), kept.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+      candidates_ = std::move(kept);
       return;
     }
   }
@@ -216,31 +245,32 @@ int32_t Sampler::choose(std::span<const float> logits, std::span<const int32_t> 
   load(logits);
   penalize(text);
   const Noise noise(options_.seed, NoiseStream::kToken, text.size());
+  std::vector<Scored> scored;
   if (options_.random() && truncates()) {
     truncate(grammar_.get());
     return noisy_argmax(
         candidates_.size(), [&](size_t i) { return std::pair(candidates_[i].logit, candidates_[i].id); },
         options_.temperature, noise);
   }
-  const auto best = [&] {
-    if (options_.random()) {
-      return noisy_argmax(
-          work_.size(), [&](size_t i) { return std::pair(work_[i], static_cast<int32_t>(i)); }, options_.temperature,
-          noise);
-    }
-    const int32_t token = greedy_token(work_);
-    return work_[token] == kImpossible ? kNoToken : token;
+  const auto best = [&](size_t count) {
+    best_scores(
+        work_.size(), [&](size_t i) { return std::pair(work_[i], static_cast<int32_t>(i)); }, options_.temperature,
+        options_.random() ? &noise : nullptr, count, scored);
+    return scored.empty() ? kNoToken : scored[0].id;
   };
-  int32_t token = best();
-  if (grammar_ == nullptr) return token;
-  // The best of those allowed is the best of all, wherever that one is allowed.
-  for (int attempt = 0; attempt < kSingleAttempts; ++attempt) {
-    if (token == kNoToken || grammar_->allowed(token)) return token;
-    work_[token] = kImpossible;
-    token = best();
+  if (grammar_ == nullptr) return best(1);
+  // The best of those allowed is the first allowed one in the order of scores.
+  for (const size_t count : kFirstAsked) {
+    best(count);
+    ids_.clear();
+    for (const Scored& one : scored) ids_.push_back(one.id);
+    grammar_->allowed(ids_, verdicts_);
+    const auto first = std::find(verdicts_.begin(), verdicts_.end(), 1);
+    if (first != verdicts_.end()) return scored[static_cast<size_t>(first - verdicts_.begin())].id;
+    if (scored.size() < count) return kNoToken;
   }
   refuse(*grammar_);
-  return best();
+  return best(1);
 }
 
 void Sampler::distribution(std::span<const float> logits, std::span<const int32_t> text, std::vector<float>& p) {
