@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace drafthorse {
 namespace {
@@ -10,6 +11,13 @@ namespace {
 constexpr const char* kUser = "user";
 constexpr const char* kAssistant = "assistant";
 constexpr const char* kSystem = "system";
+
+std::string_view trim(std::string_view text) {
+  constexpr std::string_view kSpaces = " \t\n\v\f\r";
+  const size_t begin = text.find_first_not_of(kSpaces);
+  if (begin == std::string_view::npos) return {};
+  return text.substr(begin, text.find_last_not_of(kSpaces) - begin + 1);
+}
 
 }  // namespace
 
@@ -47,44 +55,53 @@ std::vector<int32_t> Conversation::tokenize_apart() const {
   return tokens;
 }
 
+// Adds what `rendered` has beyond what is known. False where it does not begin like that.
+bool Conversation::continue_from(const Known& known, const std::string& rendered, std::vector<int32_t>& tokens) const {
+  if (known.prompt.empty() || known.tokens != tokens.size() || !rendered.starts_with(known.prompt)) return false;
+  const std::string_view rest = std::string_view(rendered).substr(known.prompt.size());
+  for (const std::string_view answer : {std::string_view(known.answer), trim(known.answer)}) {
+    if (!rest.starts_with(answer)) continue;
+    const std::vector<int32_t> more = tokenizer_.tokenize_piece(rest.substr(answer.size()), true);
+    tokens.insert(tokens.end(), more.begin(), more.end());
+    return true;
+  }
+  return false;
+}
+
 std::vector<int32_t> Conversation::ask(std::string question, std::span<const int32_t> known) {
   messages_.push_back({kUser, std::move(question)});
-  const std::string before = std::move(rendered_);
-  rendered_ = template_.render(messages_);
-  std::vector<int32_t> tokens;
+  before_ = std::exchange(known_, {});
+  known_.prompt = template_.render(messages_);
+  std::vector<int32_t> tokens(known.begin(), known.end());
   if (std::any_of(messages_.begin(), messages_.end(),
                   [&](const ChatMessage& one) { return spells_special(one.text); })) {
     tokens = tokenize_apart();
-  } else if (!before.empty() && rendered_.starts_with(before) && known.size() == rendered_tokens_) {
-    tokens.assign(known.begin(), known.end());
-    const std::vector<int32_t> more = tokenizer_.tokenize_piece(rendered_.substr(before.size()), true);
-    tokens.insert(tokens.end(), more.begin(), more.end());
-  } else {
-    tokens = tokenizer_.tokenize_chat(rendered_);
+  } else if (!continue_from(before_, known_.prompt, tokens)) {
+    tokens = tokenizer_.tokenize_chat(known_.prompt);
   }
-  rendered_tokens_ = tokens.size();
+  known_.tokens = tokens.size();
   return tokens;
 }
 
 void Conversation::answer(std::string text, bool whole, size_t tokens) {
-  rendered_tokens_ += tokens;
   if (whole) {
-    rendered_ += text;
+    known_.answer = text;
+    known_.tokens += tokens;
   } else {
-    rendered_.clear();
+    known_ = {};
   }
   messages_.push_back({kAssistant, std::move(text)});
 }
 
 void Conversation::withdraw() {
   messages_.pop_back();
-  rendered_.clear();
+  known_ = std::exchange(before_, {});
 }
 
 void Conversation::clear() {
   const bool system = !messages_.empty() && messages_.front().role == kSystem;
   messages_.resize(system ? 1 : 0);
-  rendered_.clear();
+  known_ = {};
 }
 
 Status Conversation::set_messages(std::vector<ChatMessage> messages) {
@@ -97,7 +114,7 @@ Status Conversation::set_messages(std::vector<ChatMessage> messages) {
     }
   }
   messages_ = std::move(messages);
-  rendered_.clear();
+  known_ = {};
   return {};
 }
 

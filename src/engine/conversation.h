@@ -2,9 +2,9 @@
 //
 // The text the model reads comes from a chat template (the model's own, one of libllama's by name, or a plain one of
 // ours) applied to all messages. From turn to turn only what is new is tokenised and appended to the tokens the session
-// already holds, so that the answer's own tokens stay and nothing is run twice. Where a template writes history
-// differently than it was read (some strip spaces), all of it is tokenised anew and the session keeps what is still the
-// same (Session::prefill).
+// already holds, so that the answer's own tokens stay and nothing is run twice. (Spaces around an answer stay too,
+// where a template would strip them from history.) Where history cannot be continued like that, all of it is tokenised
+// anew and the session keeps what is still the same (Session::prefill).
 #pragma once
 
 #include <cstdint>
@@ -46,8 +46,16 @@ class Conversation {
   const Tokenizer& tokenizer_;
   ChatTemplate template_;
   std::vector<ChatMessage> messages_;
-  std::string rendered_;        // up to the last answer, as the model read and wrote it; empty: not known
-  size_t rendered_tokens_ = 0;  // the tokens of that
+  // What the session has read and written, where that can be continued.
+  struct Known {
+    std::string prompt;  // up to the last answer, as rendered; empty: nothing is known
+    std::string answer;
+    size_t tokens = 0;  // of both
+  };
+  bool continue_from(const Known& known, const std::string& rendered, std::vector<int32_t>& tokens) const;
+
+  Known known_;
+  Known before_;  // before the last question
 };
 
 }  // namespace drafthorse

@@ -301,6 +301,9 @@ Result<std::string> write_tiny_model(const std::string& path, const TinyModelOpt
       copy_vocabulary(vocab.get(), out.get());
       resize_vocabulary(vocab.get(), options.n_tokens, options.n_padding, out.get());
       write_shape(options, n_vocab, out.get());
+      if (!options.chat_template.empty()) {
+        gguf_set_val_str(out.get(), "tokenizer.chat_template", options.chat_template.c_str());
+      }
     }
     if (n_shards > 1) {
       gguf_set_val_u16(out.get(), "split.no", static_cast<uint16_t>(shard));
