@@ -3,110 +3,33 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <charconv>
-#include <csignal>
 #include <cstdio>
 #include <fstream>
 #include <memory>
 
 #include "base/host_memory.h"
 #include "base/units.h"
-#include "console.h"
+#include "chat.h"
 #include "engine/session.h"
 #include "hits_picture.h"
+#include "interrupts.h"
 #include "output.h"
 #include "run_trace.h"
+#include "sampling_flags.h"
 #include "stats_json.h"
 #include "suggest.h"
 
 namespace drafthorse::cli {
-namespace {
-
-// A signal handler has no other way to reach the engine. The second Ctrl-C ends the process the hard way.
-std::atomic<Engine*> g_interruptible{nullptr};
-
-void on_interrupt(int) {
-  Engine* engine = g_interruptible;
-  if (engine == nullptr || engine->interrupted()) {
-    std::signal(SIGINT, SIG_DFL);
-    std::raise(SIGINT);
-    return;
-  }
-  engine->interrupt();
-}
-
-class InterruptScope {
- public:
-  explicit InterruptScope(Engine& engine) {
-    g_interruptible = &engine;
-    std::signal(SIGINT, on_interrupt);
-  }
-  ~InterruptScope() {
-    std::signal(SIGINT, SIG_DFL);
-    g_interruptible = nullptr;
-  }
-  InterruptScope(const InterruptScope&) = delete;
-  InterruptScope& operator=(const InterruptScope&) = delete;
-};
-
-Result<std::string> read_all_of(std::FILE* file, const std::string& name) {
-  std::string text;
-  char piece[4096];
-  while (const size_t count = std::fread(piece, 1, sizeof(piece), file)) text.append(piece, count);
-  if (std::ferror(file) != 0) return file_error(fmt::format("{}: reading the prompt failed", name));
-  return text;
-}
-
-Result<std::string> read_prompt(const RunFlags& flags) {
-  if (flags.prompt_given) return flags.prompt;
-  if (!flags.prompt_file.empty()) {
-    using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
-    const File file(std::fopen(flags.prompt_file.c_str(), "rb"), std::fclose);
-    if (!file) return file_error(fmt::format("{}: cannot be opened; check the path given with -f", flags.prompt_file));
-    return read_all_of(file.get(), flags.prompt_file);
-  }
-  if (isatty(STDIN_FILENO) != 0) return usage_error("no prompt: give one with -p TEXT, -f FILE or on standard input");
-  return read_all_of(stdin, "standard input");
-}
-
-Result<EngineOptions> engine_options(const RunFlags& flags) {
-  EngineOptions options;
-  options.target_path = flags.target;
-  options.draft_path = flags.draft;
-  if (flags.context > 0) options.context = flags.context;
-  options.threads = flags.threads;
-  options.isa = flags.isa;
-  options.io = flags.io;
-  if (!flags.eviction.empty()) options.eviction = flags.eviction;
-  if (!flags.ram.empty()) {
-    ASSIGN_OR_RETURN(options.ram_bytes, parse_size(flags.ram));
-  }
-  if (flags.draft_depth != "auto") {
-    int32_t depth = 0;
-    const std::string& text = flags.draft_depth;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), depth);
-    if (error != std::errc() || end != text.data() + text.size() || depth < 0 || depth > kMaxDraftDepth) {
-      return usage_error(fmt::format("--draft-depth {}: give auto or a number from 0 to {}", text, kMaxDraftDepth));
-    }
-    options.draft_depth = depth;
-  }
-  if (flags.temperature != 0) {
-    return usage_error("only greedy decoding is built: --temp 0");
-  }
-  return options;
-}
-
-std::string status_line(const Engine& engine, const SessionStats& stats) {
-  return fmt::format("{} tokens  {:.1f} tokens/s  {} of {} RAM", stats.generated_tokens, stats.decode_tokens_per_s(),
-                     format_size(resident_bytes()), format_size(engine.ram_budget_bytes()));
-}
-
 void print_summary(Console& console, Engine& engine, const Session& session) {
   const SessionStats& stats = session.stats();
-  console.line(fmt::format("{} tokens, {:.2f} tokens/s; prompt {} tokens in {:.2f} s, first token after {:.2f} s",
-                           stats.generated_tokens, stats.decode_tokens_per_s(), stats.prompt_tokens, stats.prefill_s,
-                           stats.ttft_s));
+  const std::string sampled = describe(engine.options().sampling);
+  if (!sampled.empty()) console.line(sampled);
+  const std::string kept =
+      stats.prompt_tokens_kept > 0 ? fmt::format(" ({} of them kept)", stats.prompt_tokens_kept) : "";
+  console.line(fmt::format("{} tokens, {:.2f} tokens/s; prompt {} tokens{} in {:.2f} s, first token after {:.2f} s",
+                           stats.generated_tokens, stats.decode_tokens_per_s(), stats.prompt_tokens, kept,
+                           stats.prefill_s, stats.ttft_s));
   if (engine.drafter() != nullptr && stats.steps > 0) {
     console.line(fmt::format("draft: {:.0f} % of {} drafted tokens accepted, {:.2f} tokens per verification; {}",
                              stats.acceptance() * 100, stats.drafted_tokens, stats.tokens_per_verification(),
@@ -149,6 +72,57 @@ void print_stats(Console& console, const Engine& engine, const SessionStats& sta
   console.line("\n" + hits_picture(stats.decode_layers));
 }
 
+namespace {
+
+Result<std::string> read_all_of(std::FILE* file, const std::string& name) {
+  std::string text;
+  char piece[4096];
+  while (const size_t count = std::fread(piece, 1, sizeof(piece), file)) text.append(piece, count);
+  if (std::ferror(file) != 0) return file_error(fmt::format("{}: reading the prompt failed", name));
+  return text;
+}
+
+Result<std::string> read_prompt(const RunFlags& flags) {
+  if (flags.prompt_given) return flags.prompt;
+  if (!flags.prompt_file.empty()) {
+    using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
+    const File file(std::fopen(flags.prompt_file.c_str(), "rb"), std::fclose);
+    if (!file) return file_error(fmt::format("{}: cannot be opened; check the path given with -f", flags.prompt_file));
+    return read_all_of(file.get(), flags.prompt_file);
+  }
+  return read_all_of(stdin, "standard input");
+}
+
+Result<EngineOptions> engine_options(const RunFlags& flags) {
+  EngineOptions options;
+  options.target_path = flags.target;
+  options.draft_path = flags.draft;
+  if (flags.context > 0) options.context = flags.context;
+  options.threads = flags.threads;
+  options.isa = flags.isa;
+  options.io = flags.io;
+  if (!flags.eviction.empty()) options.eviction = flags.eviction;
+  if (!flags.ram.empty()) {
+    ASSIGN_OR_RETURN(options.ram_bytes, parse_size(flags.ram));
+  }
+  if (flags.draft_depth != "auto") {
+    int32_t depth = 0;
+    const std::string& text = flags.draft_depth;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), depth);
+    if (error != std::errc() || end != text.data() + text.size() || depth < 0 || depth > kMaxDraftDepth) {
+      return usage_error(fmt::format("--draft-depth {}: give auto or a number from 0 to {}", text, kMaxDraftDepth));
+    }
+    options.draft_depth = depth;
+  }
+  ASSIGN_OR_RETURN(options.sampling, sampling_options(flags.sampling));
+  return options;
+}
+
+std::string status_line(const Engine& engine, const SessionStats& stats) {
+  return fmt::format("{} tokens  {:.1f} tokens/s  {} of {} RAM", stats.generated_tokens, stats.decode_tokens_per_s(),
+                     format_size(resident_bytes()), format_size(engine.ram_budget_bytes()));
+}
+
 std::string_view stop_name(const Session& session, bool interrupted) {
   if (interrupted) return "interrupted";
   switch (session.stop_reason()) {
@@ -156,6 +130,8 @@ std::string_view stop_name(const Session& session, bool interrupted) {
       return "end of text";
     case StopReason::kContextFull:
       return "context full";
+    case StopReason::kStopText:
+      return "stop text";
     default:
       return "token limit";
   }
@@ -186,14 +162,25 @@ Status write_stats(const std::string& path, std::ofstream& file, const nlohmann:
 // Streams until something stops it. The status is of failures alone.
 Status generate(Engine& engine, Session& session, Console& console, TextHash& hash) {
   while (session.stop_reason() == StopReason::kNone) {
-    ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, session.decode_step());
-    std::string text;
-    for (const int32_t token : tokens) text += engine.tokenizer().piece(token);
+    const Status status = session.decode_step().status();
+    const std::string text = status.ok() ? session.take_text() : session.take_held_text();
     hash.add(text);
     RETURN_IF_ERROR(write_output(text));
+    RETURN_IF_ERROR(status);
     console.status(status_line(engine, session.stats()));
   }
   return {};
+}
+
+Status check_chat_flags(const RunFlags& flags, bool interactive) {
+  if (interactive && !flags.stats_file.empty()) {
+    return usage_error(
+        "--stats-file is for one answer: give a prompt with -p TEXT or -f FILE, or use /stats in the chat");
+  }
+  if (!flags.chat && !interactive && !(flags.chat_template.empty() && flags.system.empty())) {
+    return usage_error("--system and --chat-template are for chats: add --chat");
+  }
+  return flags.chat_template.empty() ? Status() : read_chat_template(flags.chat_template).status();
 }
 
 std::string check_not_negative(const std::string& value) {
@@ -231,10 +218,6 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
   run->add_option("--draft-depth", flags.draft_depth, "tokens drafted per step: auto, or a number")
       ->type_name("auto|N")
       ->capture_default_str();
-  run->add_option("--temp", flags.temperature, "sampling temperature; 0 is greedy")
-      ->type_name("T")
-      ->check(check_not_empty)
-      ->capture_default_str();
   run->add_option("--eviction", flags.eviction,
                   fmt::format("which expert goes when memory is full: a name, or list "
                               "[{}]",
@@ -256,6 +239,13 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
   run->add_option("--stats-file", flags.stats_file, "write the statistics as JSON")
       ->type_name("FILE")
       ->check(check_not_empty);
+  add_sampling_flags(*run, flags.sampling);
+  run->add_flag("--chat", flags.chat, "the prompt is a message in a chat; without one, at a terminal, chat");
+  run->add_option("--chat-template", flags.chat_template,
+                  "how a chat is written for the model: a name, a file, or list; default: the model's own")
+      ->type_name("NAME|FILE")
+      ->check(check_not_empty);
+  run->add_option("--system", flags.system, "what the model is told before a chat begins")->type_name("TEXT");
   CLI::Option* explain =
       run->add_option("--explain", flags.explain_file,
                       "say why experts are fetched and evicted and why so many tokens are drafted, on "
@@ -275,10 +265,11 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
 int run(const RunFlags& flags) {
   Console console;
   if (flags.quiet) console.set_quiet();
-  if (flags.eviction == "list" || flags.io == "list" || flags.isa == "list") {
+  if (flags.eviction == "list" || flags.io == "list" || flags.isa == "list" || flags.chat_template == "list") {
     const std::vector<std::string> names = flags.eviction == "list" ? eviction_policy_names()
+                                           : flags.io == "list"     ? std::vector<std::string>{"uring", "pread"}
                                            : flags.isa == "list"    ? instruction_set_names()
-                                                                    : std::vector<std::string>{"uring", "pread"};
+                                                                    : ChatTemplate::names();
     std::string lines;
     for (const std::string& name : names) lines += name + '\n';
     const Status written = write_output(lines);
@@ -287,7 +278,10 @@ int run(const RunFlags& flags) {
   if (flags.target.empty()) return fail(console, usage_error("no model: give one with -m FILE"));
   Result<EngineOptions> options = engine_options(flags);
   if (!options.ok()) return fail(console, options.status());
-  const Result<std::string> prompt = read_prompt(flags);
+  const bool interactive = !flags.prompt_given && flags.prompt_file.empty() && isatty(STDIN_FILENO) != 0;
+  const Status chat_checked = check_chat_flags(flags, interactive);
+  if (!chat_checked.ok()) return fail(console, chat_checked);
+  const Result<std::string> prompt = interactive ? std::string() : read_prompt(flags);
   if (!prompt.ok()) return fail(console, prompt.status());
   // Opened first: nobody wants to hear after an hour that the path was wrong.
   std::ofstream stats_file;
@@ -305,17 +299,34 @@ int run(const RunFlags& flags) {
     options->trace = trace.get();
   }
 
+  Interrupts interrupts;
+  options->interrupt = interrupts.flag();
   Result<std::unique_ptr<Engine>> opened =
       Engine::open(*options, [&](std::string_view phase, double part) { console.progress(phase, part); });
   console.end_progress();
+  if (opened.status().kind() == StatusKind::kInterrupted) {
+    console.line("interrupted while loading");
+    return static_cast<int>(StatusKind::kInterrupted);
+  }
   if (!opened.ok()) return fail(console, opened.status());
   Engine& engine = **opened;
   for (const std::string& notice : engine.notices()) console.line("note: " + notice);
+  if (interactive) return chat(engine, flags, console);
 
-  const std::vector<int32_t> tokens = engine.tokenizer().tokenize(*prompt);
-  if (tokens.empty()) return fail(console, usage_error("the prompt is empty"));
-  const InterruptScope interruptible(engine);
   Session session(engine);
+  std::vector<int32_t> tokens;
+  std::vector<std::string> stops = flags.sampling.stops;
+  if (flags.chat) {
+    Result<ChatTemplate> chat_template = choose_chat_template(flags, engine, console);
+    if (!chat_template.ok()) return fail(console, chat_template.status());
+    Conversation conversation(engine.tokenizer(), std::move(chat_template).value(), flags.system);
+    tokens = conversation.ask(*prompt, {});
+    for (const std::string& stop : conversation.stop_texts()) stops.push_back(stop);
+  } else {
+    tokens = engine.tokenizer().tokenize(*prompt);
+  }
+  if (tokens.empty()) return fail(console, usage_error("the prompt is empty"));
+  session.set_stop_texts(std::move(stops));
   session.set_token_limit(flags.tokens);
   Status status = session.prefill(tokens, [&](double part) { console.progress("reading the prompt", part); });
   console.end_progress();

@@ -3,6 +3,12 @@
 
 #include <CLI/CLI.hpp>
 #include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "console.h"
+#include "engine/session.h"
+#include "sampling_flags.h"
 
 namespace drafthorse::cli {
 
@@ -16,7 +22,10 @@ struct RunFlags {
   std::string ram;
   int32_t context = 0;  // 0: the default
   std::string draft_depth = "auto";
-  double temperature = 0;
+  SamplingFlags sampling;
+  bool chat = false;
+  std::string chat_template;
+  std::string system;
   std::string eviction;
   std::string io = "uring";
   int threads = 0;
@@ -34,5 +43,9 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags);
 
 // Returns the process's exit code.
 int run(const RunFlags& flags);
+
+// What was generated, how fast, and how often experts were there.
+void print_summary(Console& console, Engine& engine, const Session& session);
+void print_stats(Console& console, const Engine& engine, const SessionStats& stats);
 
 }  // namespace drafthorse::cli

@@ -32,7 +32,7 @@ constexpr std::pair<const char*, const char*> kWords[] = {{"--io", "uring pread 
                                                           {"--eviction", "next-use lru lfu list"},
                                                           {"--isa", "portable avx2 avx-vnni avx512 avx512-bf16 list"},
                                                           {"--draft-depth", "auto 0 1 2 4 8 16"},
-                                                          {"--accept", "same rejection"}};
+                                                          {"--accept", "noise rejection"}};
 
 std::string roff(const std::string& text) {
   std::string out = replaced(replaced(text, "\\", "\\e"), "-", "\\-");

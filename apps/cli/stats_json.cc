@@ -17,6 +17,19 @@ Json layer_json(const LayerCacheStats& layer) {
           {"stall_s", seconds(layer.stall_ns)}};
 }
 
+Json sampling_json(const SamplingOptions& o) {
+  return {{"temperature", o.temperature},
+          {"top_k", o.top_k},
+          {"top_p", o.top_p},
+          {"min_p", o.min_p},
+          {"repeat_penalty", o.repeat_penalty},
+          {"repeat_last_n", o.repeat_last_n},
+          {"seed", o.seed},
+          {"grammar", !o.grammar.empty()},
+          {"ignore_eos", o.ignore_end},
+          {"accept", o.rejection ? "rejection" : "noise"}};
+}
+
 Json layers_json(const std::vector<LayerCacheStats>& layers) {
   Json out = Json::array();
   for (size_t i = 0; i < layers.size(); ++i) {
@@ -48,6 +61,7 @@ Json stats_json(Engine& engine, const Session& session, std::string_view stop, c
           {"prefill_tokens_per_s", stats.prefill_tokens_per_s()},
           {"ttft_s", stats.ttft_s},
           {"prompt_tokens", stats.prompt_tokens},
+          {"sampling", sampling_json(options.sampling)},
           {"generated_tokens", stats.generated_tokens},
           {"stop", stop},
           {"text_hash", text_hash},

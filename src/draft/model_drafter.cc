@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "model/sampling.h"
-
 namespace drafthorse {
 
 Status ModelDrafter::run(std::span<const int32_t> tokens, int32_t logits_wanted) {
@@ -14,7 +12,7 @@ Status ModelDrafter::run(std::span<const int32_t> tokens, int32_t logits_wanted)
   return pass_.run(readable, logits_wanted);
 }
 
-Result<std::vector<int32_t>> ModelDrafter::prepare(std::span<const int32_t> text, int32_t scored) {
+Result<std::vector<int32_t>> ModelDrafter::prepare(std::span<const int32_t> text, int32_t scored, Sampler& sampler) {
   // All but the last token, which the first draft() runs.
   std::vector<int32_t> choices;
   KvCache& kv = pass_.model().kv();
@@ -24,11 +22,14 @@ Result<std::vector<int32_t>> ModelDrafter::prepare(std::span<const int32_t> text
   scored = std::min({scored, static_cast<int32_t>(unknown.size()), pass_.model().workspace().shape().max_window});
   RETURN_IF_ERROR(run(unknown, scored));
   committed_ = kv.length();
-  for (int32_t i = 0; i < scored; ++i) choices.push_back(greedy_token(pass_.logits(i)));
+  const size_t first = text.size() - static_cast<size_t>(scored) - 1;
+  for (int32_t i = 0; i < scored; ++i) {
+    choices.push_back(sampler.choose_freely(pass_.logits(i), first + static_cast<size_t>(i) + 1));
+  }
   return choices;
 }
 
-Result<std::vector<int32_t>> ModelDrafter::draft(std::span<const int32_t> text, int32_t depth) {
+Result<std::vector<int32_t>> ModelDrafter::draft(std::span<const int32_t> text, int32_t depth, Sampler& sampler) {
   std::vector<int32_t> tokens;
   text_length_ = static_cast<int32_t>(text.size());
   drafted_ = 0;
@@ -40,12 +41,16 @@ Result<std::vector<int32_t>> ModelDrafter::draft(std::span<const int32_t> text, 
   // was proposed but never run), more after steps without drafting.
   RETURN_IF_ERROR(run(text.subspan(static_cast<size_t>(kv.length())), 1));
   committed_ = kv.length();
+  std::vector<int32_t> ahead(text.begin(), text.end());
   while (true) {
-    const int32_t token = greedy_token(pass_.logits(0));
-    if (token >= target_vocabulary_) break;
+    const int32_t token = sampler.propose(pass_.logits(0), ahead);
+    if (token == kNoToken) break;
+    CHECK(token < target_vocabulary_);
     tokens.push_back(token);
-    if (static_cast<int32_t>(tokens.size()) == depth) break;
-    RETURN_IF_ERROR(run({&tokens.back(), 1}, 1));
+    ahead.push_back(token);
+    // Nothing follows an end of text.
+    if (static_cast<int32_t>(tokens.size()) == depth || sampler.is_end(token)) break;
+    RETURN_IF_ERROR(run({&token, 1}, 1));
   }
   drafted_ = static_cast<int32_t>(tokens.size());
   return tokens;
@@ -58,9 +63,11 @@ void ModelDrafter::accept(int32_t accepted) {
   if (drafted_ > 0) committed_ = kv.length();
 }
 
-void ModelDrafter::reset() {
-  pass_.model().kv().truncate(0);
-  committed_ = 0;
+void ModelDrafter::truncate(int32_t length) {
+  KvCache& kv = pass_.model().kv();
+  kv.truncate(std::min({kv.length(), committed_, length}));
+  committed_ = kv.length();
+  drafted_ = 0;
 }
 
 }  // namespace drafthorse

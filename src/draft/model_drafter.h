@@ -1,4 +1,4 @@
-// Drafts greedily with a smaller model, which keeps its own KV cache.
+// Drafts with a smaller model, which keeps its own KV cache.
 #pragma once
 
 #include "draft/drafter.h"
@@ -13,10 +13,10 @@ class ModelDrafter final : public Drafter {
   // another (a draft's input decides how good it is, never what the text is).
   ModelDrafter(ForwardPass& pass, int32_t target_vocabulary) : pass_(pass), target_vocabulary_(target_vocabulary) {}
 
-  Result<std::vector<int32_t>> prepare(std::span<const int32_t> text, int32_t scored) override;
-  Result<std::vector<int32_t>> draft(std::span<const int32_t> text, int32_t depth) override;
+  Result<std::vector<int32_t>> prepare(std::span<const int32_t> text, int32_t scored, Sampler& sampler) override;
+  Result<std::vector<int32_t>> draft(std::span<const int32_t> text, int32_t depth, Sampler& sampler) override;
   void accept(int32_t accepted) override;
-  void reset() override;
+  void truncate(int32_t length) override;
 
  private:
   Status run(std::span<const int32_t> tokens, int32_t logits_wanted);

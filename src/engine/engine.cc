@@ -89,7 +89,11 @@ Status Engine::read_files() {
     ASSIGN_OR_RETURN(draft_config_, read_model_config(*draft_index_));
     RETURN_IF_ERROR(check_same_vocabulary(*target_index_, *draft_index_));
   }
+  RETURN_IF_ERROR(check_interrupted());
   ASSIGN_OR_RETURN(tokenizer_, Tokenizer::load(*target_index_));
+  RETURN_IF_ERROR(check_interrupted());
+  // A grammar that is none is noticed here, before anything large is read.
+  RETURN_IF_ERROR(Sampler::create(*tokenizer_, options_.sampling).status());
   target_index_->drop_tokenizer_arrays();
   if (draft_index_) draft_index_->drop_tokenizer_arrays();
   return {};
@@ -110,8 +114,7 @@ Status Engine::create_models() {
     options_.threads = compute_->pool().threads();
     note_once(fmt::format("the system allows no more than {} threads", options_.threads));
   }
-  const int32_t depth = draft_index_ ? options_.draft_depth.value_or(kMaxAutoDepth) : 0;
-  const int32_t window = std::min(depth + 1, context);
+  const int32_t window = std::min(draft_depth_limit() + 1, context);
   const WorkspaceShape target_shape{std::max(window, std::min(context, kPrefillTokens)), window};
   ASSIGN_OR_RETURN(target_.model,
                    Model::create(*target_index_, target_config_, *compute_, {context, target_shape, isa}));
@@ -122,6 +125,18 @@ Status Engine::create_models() {
     RETURN_IF_ERROR(open_queue(draft_, *draft_index_));
   }
   return {};
+}
+
+int32_t Engine::draft_depth_limit() const { return draft_index_ ? options_.draft_depth.value_or(kMaxAutoDepth) : 0; }
+
+Status Engine::check_interrupted() const {
+  return *interrupted_ ? Status(StatusKind::kInterrupted, "interrupted") : Status();
+}
+
+std::unique_ptr<Sampler> Engine::create_sampler() const {
+  Result<std::unique_ptr<Sampler>> sampler = Sampler::create(*tokenizer_, options_.sampling);
+  CHECK(sampler.ok());  // open() tried
+  return std::move(sampler).value();
 }
 
 void Engine::note_once(const std::string& notice) {
@@ -161,6 +176,7 @@ Status Engine::plan() {
     const uint64_t experts = ExpertCache::slot_bytes(layout) * static_cast<uint64_t>(layout.total_experts());
     if (experts > 0) needs.fixed.add("draft experts", align_up(experts, kHugePage));
   }
+  needs.fixed.add("sampling", sampler_bytes(options_.sampling, target_config_.n_vocab, draft_depth_limit()));
   const ExpertLayout& layout = target_.model->layout();
   needs.slot_bytes = ExpertCache::slot_bytes(layout);
   needs.total_experts = layout.total_experts();
@@ -180,22 +196,24 @@ Status Engine::create_cache(LoadedModel& loaded, int slots) {
                      ExpertCache::create(loaded.model->layout(), slots, make_eviction_policy(options_.eviction),
                                          *loaded.files, *loaded.queue, clock_));
   }
-  loaded.pass = std::make_unique<ForwardPass>(*loaded.model, loaded.cache.get(), clock_, &interrupted_);
+  loaded.pass = std::make_unique<ForwardPass>(*loaded.model, loaded.cache.get(), clock_, interrupted_);
   return {};
 }
 
 Status Engine::load(const LoadProgress& progress) {
   const auto part_of = [&](std::string_view phase) {
-    return [&progress, phase](uint64_t done, uint64_t total) {
+    return [this, &progress, phase](uint64_t done, uint64_t total) {
       if (progress) progress(phase, total == 0 ? 1.0 : static_cast<double>(done) / static_cast<double>(total));
+      return !*interrupted_;
     };
   };
+  RETURN_IF_ERROR(check_interrupted());
   if (draft_index_) {
     RETURN_IF_ERROR(draft_.model->load(*draft_.files, *draft_.queue, part_of("loading the draft")));
     RETURN_IF_ERROR(create_cache(draft_, draft_.model->layout().total_experts()));
     if (draft_.cache != nullptr) {
       RETURN_IF_ERROR(draft_.cache->fill_and_wait([&](int done, int total) {
-        part_of("loading the draft's experts")(static_cast<uint64_t>(done), static_cast<uint64_t>(total));
+        return part_of("loading the draft's experts")(static_cast<uint64_t>(done), static_cast<uint64_t>(total));
       }));
       draft_.cache->reset_stats();
     }

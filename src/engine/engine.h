@@ -2,7 +2,7 @@
 //
 // Engine::open() reads and checks the files, plans the memory and, if the budget allows it, loads what stays
 // resident. A Session (session.h) then generates. One thread uses an engine; interrupt() may be called from any
-// thread or a signal handler.
+// thread or a signal handler, and EngineOptions::interrupt set from there while it still loads.
 #pragma once
 
 #include <atomic>
@@ -26,6 +26,7 @@
 #include "io/gguf_index.h"
 #include "io/read_queue.h"
 #include "model/model.h"
+#include "model/sampler.h"
 #include "model/tokenizer.h"
 #include "plan/memory_plan.h"
 
@@ -47,9 +48,12 @@ struct EngineOptions {
   std::optional<uint64_t> ram_bytes;   // default: what the machine and its cgroups leave, less a reserve
   std::optional<int32_t> context;      // tokens; default 4096. Lowered to what the model was trained for
   std::optional<int32_t> draft_depth;  // default: chosen while running
+  SamplingOptions sampling;            // of sessions that do not bring a sampler of their own
   std::string eviction{kDefaultEviction};
-  std::string io = "uring";         // or pread
-  int threads = 0;                  // 0: one per core
+  std::string io = "uring";  // or pread
+  int threads = 0;           // 0: one per core
+  // When it becomes true, loading or generating ends with kInterrupted. Must outlive the engine. Default: its own.
+  std::atomic<bool>* interrupt = nullptr;
   std::string isa;                  // instruction set of the kernels; default: the best that the processor has
   Trace* trace = nullptr;           // told what the target does; must outlive the engine
   QueueFactory queue_factory;       // for tests: replaces `io`
@@ -80,6 +84,8 @@ class Engine {
   static Result<std::unique_ptr<Engine>> prepare(const EngineOptions& options);
 
   const Tokenizer& tokenizer() const { return *tokenizer_; }
+  // Samples as options().sampling says.
+  std::unique_ptr<Sampler> create_sampler() const;
   LoadedModel& target() { return target_; }
   const LoadedModel& target() const { return target_; }
   const LoadedModel& draft() const { return draft_; }  // its model is nullptr without a draft
@@ -97,12 +103,15 @@ class Engine {
   // Things a user should hear once: fallbacks taken, limits lowered.
   const std::vector<std::string>& notices() const { return notices_; }
 
-  void interrupt() { interrupted_ = true; }
-  void clear_interrupt() { interrupted_ = false; }
-  bool interrupted() const { return interrupted_; }
+  void interrupt() { *interrupted_ = true; }
+  void clear_interrupt() { *interrupted_ = false; }
+  bool interrupted() const { return *interrupted_; }
 
  private:
-  explicit Engine(const EngineOptions& options) : options_(options) {}
+  explicit Engine(const EngineOptions& options)
+      : options_(options), interrupted_(options.interrupt != nullptr ? options.interrupt : &own_interrupt_) {}
+  Status check_interrupted() const;
+  int32_t draft_depth_limit() const;
   Status read_files();
   Status create_models();
   Status plan();
@@ -113,7 +122,8 @@ class Engine {
 
   EngineOptions options_;
   SteadyClock clock_;
-  std::atomic<bool> interrupted_ = false;
+  std::atomic<bool> own_interrupt_ = false;
+  std::atomic<bool>* interrupted_;
   std::optional<GgufIndex> target_index_;
   std::optional<GgufIndex> draft_index_;
   ModelConfig target_config_;

@@ -4,47 +4,65 @@
 
 #include <algorithm>
 
-#include "model/sampling.h"
-
 namespace drafthorse {
 
-Session::Session(Engine& engine) : engine_(engine), target_(engine.target()) {
+Session::Session(Engine& engine) : Session(engine, engine.create_sampler()) {}
+
+Session::Session(Engine& engine, std::unique_ptr<Sampler> sampler)
+    : engine_(engine), target_(engine.target()), sampler_(std::move(sampler)) {
   if (engine.drafter() != nullptr && !engine.options().draft_depth) {
     depth_policy_.emplace(std::min(kMaxAutoDepth, target_.model->workspace().shape().max_window - 1));
   }
 }
 
+// Tokens at the beginning of `prompt` whose keys and values are there. The last one of a prompt is always run anew:
+// what follows it is asked for.
+int32_t Session::common_length(std::span<const int32_t> prompt) const {
+  const size_t known = std::min(text_.size(), static_cast<size_t>(target_.model->kv().length()));
+  const size_t most = std::min(known, prompt.size() - 1);
+  const auto differs = std::mismatch(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(most), text_.begin());
+  return static_cast<int32_t>(differs.first - prompt.begin());
+}
+
 Status Session::prefill(std::span<const int32_t> prompt, const std::function<void(double)>& progress) {
-  CHECK(!prompt.empty() && text_.empty());
+  CHECK(!prompt.empty());
   if (static_cast<int32_t>(prompt.size()) >= engine_.context()) {
     const bool trained_limit = engine_.context() == target_.model->config().context_trained;
     return usage_error(fmt::format(
         "the prompt has {} tokens and leaves no room in the context of {}: {}", prompt.size(), engine_.context(),
         trained_limit ? "shorten it, the model was trained for no more" : "shorten it or raise --ctx"));
   }
-  // An earlier attempt may have been interrupted halfway.
-  target_.model->kv().truncate(0);
-  if (engine_.drafter() != nullptr) engine_.drafter()->reset();
+  const int32_t common = common_length(prompt);
+  target_.model->kv().truncate(common);
+  if (engine_.drafter() != nullptr) engine_.drafter()->truncate(common);
+  // Should the prompt fail halfway, this much is known.
+  text_.assign(prompt.begin(), prompt.begin() + common);
+  stop_ = StopReason::kNone;
+  stop_text_ = StopText(stop_texts_);
+  stats_ = {};
   const int64_t start = engine_.clock().now_ns();
   if (target_.cache != nullptr) target_.cache->reset_stats();
   // All but the last token: the first step verifies that one like any other.
-  const std::span<const int32_t> body = prompt.first(prompt.size() - 1);
-  const int32_t scored = depth_policy_ ? std::min({kScoredPositions, static_cast<int32_t>(body.size()),
-                                                   target_.model->workspace().shape().max_window})
-                                       : 0;
+  const auto kept = static_cast<size_t>(common);
+  const std::span<const int32_t> body = prompt.subspan(kept, prompt.size() - 1 - kept);
+  const int32_t scored = depth_policy_ && !primed_ ? std::min({kScoredPositions, static_cast<int32_t>(body.size()),
+                                                               target_.model->workspace().shape().max_window})
+                                                   : 0;
   if (!body.empty()) {
     RETURN_IF_ERROR(target_.pass->run(body, scored, progress));
     target_.pass->record_prompt();
   }
   if (engine_.drafter() != nullptr) {
-    ASSIGN_OR_RETURN(const std::vector<int32_t> choices, engine_.drafter()->prepare(prompt, scored));
-    if (depth_policy_ && static_cast<int32_t>(choices.size()) == scored && scored > 0) prime_depth_policy(choices);
+    ASSIGN_OR_RETURN(const std::vector<int32_t> choices, engine_.drafter()->prepare(prompt, scored, *sampler_));
+    if (static_cast<int32_t>(choices.size()) == scored && scored > 0) prime_depth_policy(choices, prompt.size());
   }
   if (Trace* trace = engine_.options().trace; trace != nullptr) {
     trace->span(Span::kPrompt, static_cast<int64_t>(prompt.size()), start, engine_.clock().now_ns());
   }
   text_.assign(prompt.begin(), prompt.end());
+  sampler_->begin(prompt.size());
   stats_.prompt_tokens = static_cast<int64_t>(prompt.size());
+  stats_.prompt_tokens_kept = common;
   stats_.prefill_s = seconds(engine_.clock().now_ns() - start);
   if (target_.cache != nullptr) {
     stats_.prefill_layers = target_.cache->stats();
@@ -57,13 +75,39 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
 
 // What the prompt tells about drafting: how often the draft says what the target says, and how fast the union of
 // experts grows with the window.
-void Session::prime_depth_policy(std::span<const int32_t> draft_choices) {
+void Session::prime_depth_policy(std::span<const int32_t> draft_choices, size_t prompt_tokens) {
   int32_t agreed = 0;
+  const size_t first = prompt_tokens - draft_choices.size();
   for (size_t i = 0; i < draft_choices.size(); ++i) {
-    if (greedy_token(target_.pass->logits(static_cast<int32_t>(i))) == draft_choices[i]) ++agreed;
+    const std::span<const float> logits = target_.pass->logits(static_cast<int32_t>(i));
+    if (sampler_->choose_freely(logits, first + i) == draft_choices[i]) ++agreed;
   }
+  primed_ = true;
   depth_policy_->prime({agreed, static_cast<int>(draft_choices.size()),
                         target_.pass->distinct_by_window(target_.model->workspace().shape().max_window)});
+}
+
+// Adds a chosen token to the text. False: the text ends with it, or it ends the text.
+bool Session::append(int32_t token) {
+  if (engine_.tokenizer().is_end(token)) {
+    stop_ = StopReason::kEndOfText;
+    return false;
+  }
+  text_.push_back(token);
+  if (stop_text_.push(engine_.tokenizer().piece(token))) stop_ = StopReason::kStopText;
+  return stop_ == StopReason::kNone;
+}
+
+std::string Session::take_text() {
+  const bool over = stop_ != StopReason::kNone && stop_ != StopReason::kStopText;
+  return over ? stop_text_.take_rest() : stop_text_.take();
+}
+
+Status Session::no_token_left() const {
+  if (sampler_->options().grammar.empty()) {
+    return runtime_error("the model gives no numbers for what follows: its file may be damaged");
+  }
+  return runtime_error("the grammar allows none of the model's tokens here: it cannot be completed");
 }
 
 // The depth for the next step: no deeper than what can still be generated and what the context has room for.
@@ -88,7 +132,7 @@ Result<std::vector<int32_t>> Session::decode_step() {
   if (trace != nullptr && engine_.drafter() != nullptr) trace->depth(depth, explain_depth(), start);
   std::vector<int32_t> drafted;
   if (engine_.drafter() != nullptr) {
-    ASSIGN_OR_RETURN(drafted, engine_.drafter()->draft(text_, depth));
+    ASSIGN_OR_RETURN(drafted, engine_.drafter()->draft(text_, depth, *sampler_));
   }
   const int64_t draft_ns = engine_.clock().now_ns() - start;
 
@@ -107,15 +151,13 @@ Result<std::vector<int32_t>> Session::decode_step() {
 
   // 3. Accept: as long as the draft said what the target says; the target's own token at the first difference.
   int32_t accepted = 0;
-  for (size_t i = 0; i < window.size() && stop_ == StopReason::kNone; ++i) {
-    const int32_t token = greedy_token(target_.pass->logits(static_cast<int32_t>(i)));
-    if (engine_.tokenizer().is_end(token)) {
-      stop_ = StopReason::kEndOfText;
-      break;
-    }
-    text_.push_back(token);
-    added.push_back(token);
-    if (i == drafted.size() || token != drafted[i]) break;
+  for (size_t i = 0; i < window.size(); ++i) {
+    const int32_t proposed = i < drafted.size() ? drafted[i] : kNoToken;
+    const int32_t token = sampler_->decide(target_.pass->logits(static_cast<int32_t>(i)), text_, proposed);
+    if (token == kNoToken) break;
+    const bool goes_on = append(token);
+    if (stop_ != StopReason::kEndOfText) added.push_back(token);
+    if (!goes_on || i == drafted.size() || token != drafted[i]) break;
     ++accepted;
   }
   target_.model->kv().truncate(committed + 1 + accepted);
@@ -125,6 +167,7 @@ Result<std::vector<int32_t>> Session::decode_step() {
   stats_.generated_tokens += static_cast<int64_t>(added.size());
   stats_.decode_s += seconds(engine_.clock().now_ns() - start);
   note_step(static_cast<int32_t>(drafted.size()), accepted, draft_ns);
+  if (added.empty() && stop_ == StopReason::kNone) return no_token_left();
   return added;
 }
 

@@ -11,27 +11,40 @@
 #include "base/status.h"
 #include "engine/engine.h"
 #include "engine/stats.h"
+#include "engine/stop_text.h"
+#include "model/sampler.h"
 #include "plan/depth_policy.h"
 
 namespace drafthorse {
 
-enum class StopReason { kNone, kEndOfText, kTokenLimit, kContextFull };
+enum class StopReason { kNone, kEndOfText, kTokenLimit, kContextFull, kStopText };
 
 class Session {
  public:
-  // One session at a time: prefill() takes the engine's KV caches over.
+  // One session at a time: the first prefill() takes the engine's KV caches over. Samples as the engine's options say.
   explicit Session(Engine& engine);
+  // Samples otherwise. Room in memory for what the options need was reserved by the engine's own.
+  Session(Engine& engine, std::unique_ptr<Sampler> sampler);
 
-  // Runs the prompt (not empty). kUsage when it leaves no room in the context. progress: 0 to 1. After an error or an
-  // interruption it may be called again; decode_step() likewise.
+  // Makes `prompt` (not empty) the text and runs what is new: of what an earlier prefill() and its steps left, the
+  // beginning that both have in common is kept and the rest forgotten. Counting and statistics begin anew.
+  // kUsage when it leaves no room in the context. progress: 0 to 1. After an error or an interruption it may be called
+  // again; decode_step() likewise.
   Status prefill(std::span<const int32_t> prompt, const std::function<void(double)>& progress = {});
 
-  // At most this many tokens are generated in all. Default: until the text ends or the context is full.
+  // At most this many tokens are generated after each prefill(). Default: until the text ends or the context is full.
   void set_token_limit(int64_t tokens) { token_limit_ = tokens; }
+  // Generation stops where the generated text holds one of these. Set before prefill().
+  void set_stop_texts(std::vector<std::string> stops) { stop_texts_ = std::move(stops); }
 
   // One round of draft, verify, accept. Returns the tokens it added to the text: at least one unless stopped.
-  // An end-of-text token is not part of the text.
+  // An end-of-text token is not part of the text. A stop text is (the tokens it ends in), but not of take_text().
   Result<std::vector<int32_t>> decode_step();
+
+  // The bytes generated since the last call, less what may yet turn out to be the beginning of a stop text. After an
+  // interruption or an error take_held_text() has the latter; when generation stops by itself it comes with the rest.
+  std::string take_text();
+  std::string take_held_text() { return stop_text_.take_rest(); }
 
   StopReason stop_reason() const { return stop_; }
   std::span<const int32_t> text() const { return text_; }
@@ -40,15 +53,22 @@ class Session {
   std::string explain_depth() const;
 
  private:
-  void prime_depth_policy(std::span<const int32_t> draft_choices);
+  int32_t common_length(std::span<const int32_t> prompt) const;
+  bool append(int32_t token);
+  Status no_token_left() const;
+  void prime_depth_policy(std::span<const int32_t> draft_choices, size_t prompt_tokens);
   int32_t choose_depth();
   void note_step(int32_t depth, int32_t accepted, int64_t draft_ns);
 
   Engine& engine_;
   LoadedModel& target_;
+  std::unique_ptr<Sampler> sampler_;
   std::optional<DepthPolicy> depth_policy_;  // none where the depth is fixed
-  std::vector<int32_t> text_;                // prompt and generated; all but the last token are in the KV cache
+  bool primed_ = false;
+  std::vector<int32_t> text_;  // prompt and generated; all but the last token are in the KV cache
   int64_t token_limit_ = -1;
+  std::vector<std::string> stop_texts_;
+  StopText stop_text_{{}};
   StopReason stop_ = StopReason::kNone;
   SessionStats stats_;
 };

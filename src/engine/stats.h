@@ -10,14 +10,15 @@ namespace drafthorse {
 
 struct SessionStats {
   int64_t prompt_tokens = 0;
-  int64_t generated_tokens = 0;  // in the text; an end-of-text token is not
-  double prefill_s = 0;          // target and draft
-  double ttft_s = 0;             // from the start of prefill to the first token
-  double decode_s = 0;           // all steps after prefill
-  double draft_s = 0;            // of decode_s
-  double verify_s = 0;           // of decode_s
-  double stall_s = 0;            // of verify_s: waiting for experts with nothing to compute
-  int64_t steps = 0;             // verifications
+  int64_t prompt_tokens_kept = 0;  // of them, known from before: not run again
+  int64_t generated_tokens = 0;    // in the text; an end-of-text token is not
+  double prefill_s = 0;            // target and draft
+  double ttft_s = 0;               // from the start of prefill to the first token
+  double decode_s = 0;             // all steps after prefill
+  double draft_s = 0;              // of decode_s
+  double verify_s = 0;             // of decode_s
+  double stall_s = 0;              // of verify_s: waiting for experts with nothing to compute
+  int64_t steps = 0;               // verifications
   int64_t drafted_tokens = 0;
   int64_t accepted_tokens = 0;               // of the drafted
   std::vector<int64_t> depth_histogram;      // steps by depth
@@ -27,7 +28,9 @@ struct SessionStats {
   std::vector<LayerCacheStats> decode_layers;   // by layer, decoding only
 
   double decode_tokens_per_s() const { return decode_s > 0 ? static_cast<double>(generated_tokens) / decode_s : 0; }
-  double prefill_tokens_per_s() const { return prefill_s > 0 ? static_cast<double>(prompt_tokens) / prefill_s : 0; }
+  double prefill_tokens_per_s() const {
+    return prefill_s > 0 ? static_cast<double>(prompt_tokens - prompt_tokens_kept) / prefill_s : 0;
+  }
   double acceptance() const {
     return drafted_tokens > 0 ? static_cast<double>(accepted_tokens) / static_cast<double>(drafted_tokens) : 0;
   }

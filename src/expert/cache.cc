@@ -373,7 +373,7 @@ void ExpertCache::continue_fill() {
   }
 }
 
-Status ExpertCache::fill_and_wait(const std::function<void(int, int)>& progress) {
+Status ExpertCache::fill_and_wait(const std::function<bool(int, int)>& progress) {
   fill();
   const auto resident_slots = [this] {
     return static_cast<int>(std::count_if(slots_.begin(), slots_.end(),
@@ -392,7 +392,10 @@ Status ExpertCache::fill_and_wait(const std::function<void(int, int)>& progress)
       return failure;
     }
     continue_fill();
-    if (progress) progress(resident_slots(), slots());
+    if (progress && !progress(resident_slots(), slots())) {
+      filling_ = false;
+      return {StatusKind::kInterrupted, "interrupted"};
+    }
   }
   return {};
 }

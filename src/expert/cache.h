@@ -92,8 +92,8 @@ class ExpertCache {
   void set_background_limit(uint64_t bytes) { reader_.set_background_limit(bytes); }
   // Reads all experts, in order of layers, into slots that are free, as long as nothing better is to be read.
   void fill();
-  // fill(), waiting for it. progress(experts resident, slots).
-  Status fill_and_wait(const std::function<void(int, int)>& progress);
+  // fill(), waiting for it. progress(experts resident, slots); where it returns false filling ends: kInterrupted.
+  Status fill_and_wait(const std::function<bool(int, int)>& progress);
 
   // Takes in finished reads and starts waiting ones. Never blocks. Call at every stage boundary.
   void poll();

@@ -95,6 +95,7 @@ TEST(ExpertCache, FillTakesFreeSlotsOnlyAndReportsFailure) {
                     EXPECT_GE(done, last);
                     EXPECT_EQ(slots, 6);
                     last = done;
+                    return true;
                   })
                   .ok());
   EXPECT_EQ(last, 6);
@@ -109,6 +110,12 @@ TEST(ExpertCache, FillTakesFreeSlotsOnlyAndReportsFailure) {
   broken.let_reads_finish();
   EXPECT_TRUE(broken.cache->fill_and_wait({}).ok());
   EXPECT_EQ(broken.residents(), 4);
+
+  CacheSetup stopped({.experts_per_layer = {6}}, 6, {.seed = 6});
+  EXPECT_EQ(stopped.cache->fill_and_wait([](int done, int) { return done < 2; }).kind(), StatusKind::kInterrupted);
+  stopped.let_reads_finish();
+  stopped.cache->check_invariants();
+  EXPECT_LT(stopped.residents(), 6);
 }
 
 // Whatever was prefetched, a demand waits for at most the background's share of the link and for itself.

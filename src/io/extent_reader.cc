@@ -171,23 +171,29 @@ void ExtentReader::poll(bool wait, std::vector<Finished>& finished) {
 }
 
 Status read_all(std::span<const ExtentRead> reads, const FileSet& files, ReadQueue& queue,
-                const std::function<void(uint64_t, uint64_t)>& progress) {
+                const std::function<bool(uint64_t, uint64_t)>& progress) {
   ExtentReader reader(files, queue);
   uint64_t total = 0;
+  std::vector<ExtentReader::JobId> jobs;
   for (const ExtentRead& read : reads) {
     if (read.extent.bytes == 0) continue;
     total += widen(read.extent).bytes();
-    reader.start({&read, 1}, ReadPriority::kDemand);
+    jobs.push_back(reader.start({&read, 1}, ReadPriority::kDemand));
   }
   std::vector<ExtentReader::Finished> finished;
   Status first_failure;
+  bool given_up = false;
   while (!reader.idle()) {
     reader.poll(true, finished);
     for (ExtentReader::Finished& one : finished) {
       if (first_failure.ok() && !one.status.ok()) first_failure = std::move(one.status);
+      std::erase(jobs, one.job);
     }
     finished.clear();
-    if (progress) progress(std::min(reader.bytes_read(), total), total);
+    if (!progress || given_up || progress(std::min(reader.bytes_read(), total), total)) continue;
+    given_up = true;
+    if (first_failure.ok()) first_failure = Status(StatusKind::kInterrupted, "interrupted");
+    for (const ExtentReader::JobId job : jobs) reader.cancel(job);
   }
   return first_failure;
 }

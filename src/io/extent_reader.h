@@ -117,8 +117,9 @@ class ExtentReader {
 };
 
 // Reads everything before it returns, through a queue that is otherwise idle: for loading what stays resident.
-// progress(bytes so far, bytes in all) after each piece.
+// progress(bytes so far, bytes in all) after each piece; where it returns false the rest is given up: kInterrupted,
+// once nothing is in flight any more.
 Status read_all(std::span<const ExtentRead> reads, const FileSet& files, ReadQueue& queue,
-                const std::function<void(uint64_t, uint64_t)>& progress = {});
+                const std::function<bool(uint64_t, uint64_t)>& progress = {});
 
 }  // namespace drafthorse

@@ -398,6 +398,7 @@ TEST(ReadAll, ReadsEverythingOrReportsTheFirstFailure) {
     EXPECT_GE(done, last);
     EXPECT_LE(done, total);
     last = done;
+    return true;
   });
   ASSERT_TRUE(status.ok()) << status.message();
   for (const Destination& destination : destinations) EXPECT_TRUE(destination.holds(setup.contents));
@@ -405,6 +406,13 @@ TEST(ReadAll, ReadsEverythingOrReportsTheFirstFailure) {
   Reading broken({3 * kReadPieceBytes, 9000}, {.seed = 5, .fail_from_request_number = 1});
   EXPECT_EQ(read_all(reads, *broken.files, *broken.queue).kind(), StatusKind::kRuntime);
   EXPECT_EQ(broken.queue->in_flight(), 0U);
+
+  Reading stopped({3 * kReadPieceBytes, 9000}, {.seed = 5});
+  int calls = 0;
+  const auto stop = [&](uint64_t, uint64_t) { return ++calls < 2; };
+  EXPECT_EQ(read_all(reads, *stopped.files, *stopped.queue, stop).kind(), StatusKind::kInterrupted);
+  EXPECT_EQ(calls, 2);
+  EXPECT_EQ(stopped.queue->in_flight(), 0U);
 }
 
 }  // namespace

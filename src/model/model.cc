@@ -90,7 +90,7 @@ void Model::measure_scratch() {
   measure(build_head(0, options_.workspace.max_window));
 }
 
-Status Model::load(const FileSet& files, ReadQueue& queue, const std::function<void(uint64_t, uint64_t)>& progress) {
+Status Model::load(const FileSet& files, ReadQueue& queue, const std::function<bool(uint64_t, uint64_t)>& progress) {
   return dense_.load(files, queue, progress);
 }
 

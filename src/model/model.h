@@ -42,7 +42,7 @@ class Model {
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
 
-  Status load(const FileSet& files, ReadQueue& queue, const std::function<void(uint64_t, uint64_t)>& progress);
+  Status load(const FileSet& files, ReadQueue& queue, const std::function<bool(uint64_t, uint64_t)>& progress);
 
   // Adds this model's parts, each tag after `prefix`.
   void account(MemoryLedger& ledger, const std::string& prefix) const;

@@ -45,19 +45,29 @@ Tokenizer::~Tokenizer() {
   if (model_ != nullptr) llama_model_free(model_);
 }
 
-std::vector<int32_t> Tokenizer::tokenize(std::string_view text) const {
+std::vector<int32_t> Tokenizer::tokenize(std::string_view text, bool add_beginning, bool special) const {
   std::vector<int32_t> tokens(text.size() + 8);
   const auto length = static_cast<int32_t>(text.size());
-  int32_t count =
-      llama_tokenize(vocab_, text.data(), length, tokens.data(), static_cast<int32_t>(tokens.size()), true, false);
+  const auto run = [&] {
+    return llama_tokenize(vocab_, text.data(), length, tokens.data(), static_cast<int32_t>(tokens.size()),
+                          add_beginning, special);
+  };
+  int32_t count = run();
   if (count < 0) {
     tokens.resize(static_cast<size_t>(-count));
-    count =
-        llama_tokenize(vocab_, text.data(), length, tokens.data(), static_cast<int32_t>(tokens.size()), true, false);
+    count = run();
   }
   CHECK(count >= 0);
   tokens.resize(static_cast<size_t>(count));
   return tokens;
+}
+
+std::vector<int32_t> Tokenizer::tokenize(std::string_view text) const { return tokenize(text, true, false); }
+
+std::vector<int32_t> Tokenizer::tokenize_chat(std::string_view text) const { return tokenize(text, true, true); }
+
+std::vector<int32_t> Tokenizer::tokenize_piece(std::string_view text, bool special) const {
+  return tokenize(text, false, special);
 }
 
 std::string Tokenizer::piece(int32_t token) const {
@@ -72,5 +82,12 @@ std::string Tokenizer::piece(int32_t token) const {
 }
 
 bool Tokenizer::is_end(int32_t token) const { return llama_vocab_is_eog(vocab_, token); }
+
+int32_t Tokenizer::n_tokens() const { return llama_vocab_n_tokens(vocab_); }
+
+std::string Tokenizer::chat_template() const {
+  const char* text = llama_model_chat_template(model_, nullptr);
+  return text == nullptr ? "" : text;
+}
 
 }  // namespace drafthorse

@@ -197,7 +197,7 @@ Result<DenseWeights> DenseWeights::reserve(WeightDeclarations& declarations) {
 }
 
 Status DenseWeights::load(const FileSet& files, ReadQueue& queue,
-                          const std::function<void(uint64_t, uint64_t)>& progress) {
+                          const std::function<bool(uint64_t, uint64_t)>& progress) {
   return read_all(reads_, files, queue, progress);
 }
 

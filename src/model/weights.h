@@ -92,7 +92,7 @@ class DenseWeights {
   uint64_t bytes() const { return buffer_.bytes(); }
 
   // Reads all tensors through the queue (nothing else may be in flight). progress(done, total) in bytes.
-  Status load(const FileSet& files, ReadQueue& queue, const std::function<void(uint64_t, uint64_t)>& progress);
+  Status load(const FileSet& files, ReadQueue& queue, const std::function<bool(uint64_t, uint64_t)>& progress);
 
  private:
   struct ContextDeleter {

@@ -11,7 +11,8 @@ import unittest
 
 from support import Setup
 
-SUITES = ("messages", "prompts", "statistics", "interrupts", "budget", "damage", "inspect", "plan", "trace", "help")
+SUITES = ("messages", "prompts", "statistics", "interrupts", "budget", "damage", "inspect", "plan", "trace", "help",
+          "sampling", "chat")
 
 
 def main():

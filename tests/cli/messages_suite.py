@@ -1,7 +1,6 @@
 """Whatever is wrong with flags and files ends with the right exit code and one sentence."""
 
 import os
-import pty
 import shutil
 import unittest
 
@@ -30,7 +29,17 @@ class Flags(CliTestCase):
         cases = {
             "--ram": ["12Q", "-5", "x", "1..5G", "G", "1e3M", "99999999999T", ""],
             "--draft-depth": ["-1", "65", "x", "4x", ""],
-            "--temp": ["0.7", "-1", "nan", "hot", ""],
+            "--temp": ["-1", "nan", "hot", "1000", ""],
+            "--top-k": ["-1", "x", "1.5", ""],
+            "--top-p": ["0", "-0.1", "1.01", "nan", "x", ""],
+            "--min-p": ["-0.1", "1.01", "nan", "x", ""],
+            "--repeat-penalty": ["0", "-1", "nan", "x", ""],
+            "--repeat-last-n": ["-1", "x", ""],
+            "--seed": ["-1", "x", "1.5", "99999999999999999999999", ""],
+            "--accept": ["x", "Noise", ""],
+            "--stop": [""],
+            "--grammar": [""],
+            "--chat-template": ["", "nobody", "/"],
             "--ctx": ["0", "-1", "x", "99999999999", ""],
             "-n": ["-1", "x", "1.5", ""],
             "--threads": ["0", "-1", "x", "100000", ""],
@@ -53,7 +62,9 @@ class Flags(CliTestCase):
         self.assert_refused(run("-p", "x", "--io", "nobody"), USAGE, "nobody", "uring", "pread")
         self.assert_refused(run("-p", "x", "--isa", "nobody"), USAGE, "nobody", "portable")
         self.assert_refused(run("-p", "x", "--draft-depth", "65"), USAGE, "65", "64", "auto")
-        self.assert_refused(run("-p", "x", "--temp", "0.7"), USAGE, "greedy", "--temp 0")
+        self.assert_refused(run("-p", "x", "--temp", "-0.7"), USAGE, "-0.7", "greedy")
+        self.assert_refused(run("-p", "x", "--top-p", "1.5"), USAGE, "1.5")
+        self.assert_refused(run("-p", "x", "--chat", "--chat-template", "nobody"), USAGE, "nobody", "list")
         self.assert_refused(run("-p", "x", "-n", "-1"), USAGE, "--tokens")
 
     def test_unknown_and_contradicting_flags(self):
@@ -61,6 +72,9 @@ class Flags(CliTestCase):
         self.assert_refused(run("-p", "x", "extra"), USAGE, "extra")
         self.assert_refused(run("-p"), USAGE, "--prompt")
         self.assert_refused(run("-p", "x", "-f", "y"), USAGE, "--prompt", "--file")
+        self.assert_refused(run("-p", "x", "--json", "--grammar", "y"), USAGE, "--json", "--grammar")
+        self.assert_refused(run("-p", "x", "--json", "--ignore-eos"), USAGE, "--ignore-eos")
+        self.assert_refused(run("-p", "x", "--system", "Be brief."), USAGE, "--chat")
 
     def test_depth_without_a_draft(self):
         self.assert_refused(run("-p", "x", "--draft-depth", "3"), USAGE, "-d")
@@ -101,20 +115,6 @@ class Prompts(CliTestCase):
         locked = self.write("locked.txt", b"x")
         locked.chmod(0)
         self.assert_refused(run("-f", locked, preexec_fn=without_file_privileges), FILE, locked)
-
-    def test_none_at_a_terminal(self):
-        ours, theirs = pty.openpty()
-        try:
-            done = execute_with_stdin(theirs, command("-n", "1"))
-        finally:
-            os.close(ours)
-            os.close(theirs)
-        self.assert_refused(done, USAGE, "-p TEXT", "-f FILE")
-
-
-def execute_with_stdin(descriptor, arguments):
-    """execute() with a file descriptor as standard input."""
-    return execute(arguments, stdin=None, preexec_fn=lambda: os.dup2(descriptor, 0), pass_fds=[descriptor])
 
 
 class Models(CliTestCase):

@@ -164,6 +164,104 @@ TEST(Session, RefusesAbsurdHyperparametersAtOnce) {
   for (const uint32_t value : {0U, 3U, 1U << 24}) refused("llama.attention.head_count", value);
 }
 
+// Generates up to `tokens` more in a session that stands after a prefill.
+Tokens continue_text(Session& session) {
+  Tokens tokens;
+  while (session.stop_reason() == StopReason::kNone) {
+    const Result<Tokens> step = session.decode_step();
+    EXPECT_TRUE(step.ok()) << step.status().message();
+    if (!step.ok()) break;
+    tokens.insert(tokens.end(), step->begin(), step->end());
+  }
+  return tokens;
+}
+
+// What a chat does: the text so far and something new, again and again; then a text that only begins like it.
+TEST(Session, KeepsWhatANewTextHasInCommon) {
+  const std::unique_ptr<Engine> fresh = open(options_for(kTarget, ""));
+  const Tokens words = some_tokens(*fresh, 600);
+  for (const int depth : {-2, -1, 0, 4}) {
+    EngineOptions options = options_for(kTarget, depth == -2 ? "" : kDraft);
+    if (depth >= 0) options.draft_depth = depth;
+    options.expert_slots = 7;
+    const std::unique_ptr<Engine> engine = open(options);
+    Session session(*engine);
+    session.set_token_limit(15);
+    const auto check = [&](const Tokens& text, int64_t kept) {
+      ASSERT_TRUE(session.prefill(text).ok());
+      EXPECT_EQ(session.stats().prompt_tokens_kept, kept) << "depth " << depth;
+      EXPECT_EQ(continue_text(session), generate(*fresh, text, 15).tokens) << "depth " << depth;
+      EXPECT_EQ(session.stats().generated_tokens, 15);
+    };
+    Tokens text(words.begin(), words.begin() + 40);
+    check(text, 0);
+    for (int turn = 0; turn < 5; ++turn) {
+      text.assign(session.text().begin(), session.text().end());
+      const auto known = static_cast<int64_t>(text.size());
+      text.insert(text.end(), words.begin() + 50 + 30 * turn, words.begin() + 60 + 30 * turn + turn);
+      // The last generated token was never run.
+      check(text, known - 1);
+    }
+    text.resize(70);
+    check(text, 69);  // what it knows, word for word: only the last token is run again
+    text.resize(30);
+    text.insert(text.end(), words.begin() + 300, words.begin() + 333);
+    check(text, 30);
+    check({words.begin() + 400, words.begin() + 401}, 0);
+    if (engine->target().cache != nullptr) engine->target().cache->check_invariants();
+  }
+}
+
+TEST(Session, GoesOnAfterAnInterruption) {
+  const std::unique_ptr<Engine> fresh = open(options_for(kTarget, ""));
+  const Tokens words = some_tokens(*fresh, 900);
+  for (const char* draft : {"", kDraft.c_str()}) {
+    const std::unique_ptr<Engine> engine = open(options_for(kTarget, draft));
+    Session session(*engine);
+    session.set_token_limit(12);
+    Tokens text(words.begin(), words.begin() + 50);
+    ASSERT_TRUE(session.prefill(text).ok());
+    ASSERT_TRUE(session.decode_step().ok());
+    engine->interrupt();
+    const Tokens before(session.text().begin(), session.text().end());
+    EXPECT_EQ(session.decode_step().status().kind(), StatusKind::kInterrupted);
+    EXPECT_TRUE(std::equal(before.begin(), before.end(), session.text().begin(), session.text().end()));
+    // A prompt that is given up leaves what it had in common.
+    text = before;
+    text.insert(text.end(), words.begin() + 100, words.begin() + 800);
+    EXPECT_EQ(session.prefill(text).kind(), StatusKind::kInterrupted);
+    engine->clear_interrupt();
+    text.resize(before.size() + 20);
+    ASSERT_TRUE(session.prefill(text).ok());
+    EXPECT_EQ(session.stats().prompt_tokens_kept, static_cast<int64_t>(before.size()) - 1);
+    EXPECT_EQ(continue_text(session), generate(*fresh, text, 12).tokens);
+  }
+}
+
+TEST(Session, LoadingCanBeInterrupted) {
+  std::atomic<bool> interrupt = true;
+  EngineOptions options = options_for(kTarget, kDraft);
+  options.interrupt = &interrupt;
+  EXPECT_EQ(Engine::open(options, {}).status().kind(), StatusKind::kInterrupted);
+  for (const std::string_view at : {"loading the draft", "loading the target"}) {
+    interrupt = false;
+    const auto stop = [&](std::string_view phase, double) { interrupt = phase == at; };
+    EXPECT_EQ(Engine::open(options, stop).status().kind(), StatusKind::kInterrupted) << at;
+  }
+  interrupt = false;
+  EXPECT_TRUE(Engine::open(options, {}).ok());
+}
+
+TEST(Session, NoTokensMeansNone) {
+  const std::unique_ptr<Engine> engine = open(options_for(kTarget, ""));
+  Session session(*engine);
+  session.set_token_limit(0);
+  ASSERT_TRUE(session.prefill(some_tokens(*engine, 10)).ok());
+  EXPECT_TRUE(continue_text(session).empty());
+  EXPECT_EQ(session.stop_reason(), StopReason::kTokenLimit);
+  EXPECT_EQ(session.stats().steps, 0);
+}
+
 TEST(Session, SmallExpertCounts) {
   const TempDir folder;
   for (const auto& [experts, used] : {std::pair(1, 1), std::pair(3, 3), std::pair(4, 1)}) {

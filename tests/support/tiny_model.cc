@@ -219,14 +219,16 @@ void copy_vocabulary(const gguf_context* from, gguf_context* out) {
   }
 }
 
-void pad_vocabulary(const gguf_context* from, int32_t n_padding, gguf_context* out) {
-  if (n_padding == 0) return;
+// Keeps the vocabulary's first tokens (all: 0) and adds padding.
+void resize_vocabulary(const gguf_context* from, int32_t n_tokens, int32_t n_padding, gguf_context* out) {
+  if (n_tokens == 0 && n_padding == 0) return;
   constexpr int32_t kUnused = 5;  // llama.cpp's token type
   const int64_t tokens_key = gguf_find_key(from, "tokenizer.ggml.tokens");
   const int64_t types_key = gguf_find_key(from, "tokenizer.ggml.token_type");
   std::vector<std::string> tokens;
   std::vector<int32_t> types;
-  for (size_t i = 0; i < gguf_get_arr_n(from, tokens_key); ++i) {
+  const size_t kept = n_tokens > 0 ? static_cast<size_t>(n_tokens) : gguf_get_arr_n(from, tokens_key);
+  for (size_t i = 0; i < kept; ++i) {
     tokens.emplace_back(gguf_get_arr_str(from, tokens_key, i));
     types.push_back(static_cast<const int32_t*>(gguf_get_arr_data(from, types_key))[i]);
   }
@@ -238,6 +240,7 @@ void pad_vocabulary(const gguf_context* from, int32_t n_padding, gguf_context* o
   for (const std::string& token : tokens) pointers.push_back(token.c_str());
   gguf_set_arr_str(out, "tokenizer.ggml.tokens", pointers.data(), pointers.size());
   gguf_set_arr_data(out, "tokenizer.ggml.token_type", GGUF_TYPE_INT32, types.data(), types.size());
+  if (n_tokens > 0) gguf_set_arr_str(out, "tokenizer.ggml.merges", nullptr, 0);
 }
 
 void write_shape(const TinyModelOptions& o, int64_t n_vocab, gguf_context* out) {
@@ -283,7 +286,9 @@ Result<std::string> write_tiny_model(const std::string& path, const TinyModelOpt
   if (vocab == nullptr) return file_error(fmt::format("cannot read the vocabulary of {}", options.vocab_path));
   const int64_t tokens_key = gguf_find_key(vocab.get(), "tokenizer.ggml.tokens");
   if (tokens_key < 0) return file_error(fmt::format("{} has no vocabulary", options.vocab_path));
-  const auto n_vocab = static_cast<int64_t>(gguf_get_arr_n(vocab.get(), tokens_key)) + options.n_padding;
+  const auto n_available = static_cast<int64_t>(gguf_get_arr_n(vocab.get(), tokens_key));
+  if (options.n_tokens > n_available) return usage_error(fmt::format("the vocabulary has {} tokens", n_available));
+  const int64_t n_vocab = (options.n_tokens > 0 ? options.n_tokens : n_available) + options.n_padding;
 
   std::vector<Tensor> tensors = Builder(options, n_vocab).build();
   const auto n_shards = static_cast<size_t>(options.n_shards);
@@ -294,8 +299,11 @@ Result<std::string> write_tiny_model(const std::string& path, const TinyModelOpt
     const GgufPtr out(gguf_init_empty());
     if (shard == 0) {
       copy_vocabulary(vocab.get(), out.get());
-      pad_vocabulary(vocab.get(), options.n_padding, out.get());
+      resize_vocabulary(vocab.get(), options.n_tokens, options.n_padding, out.get());
       write_shape(options, n_vocab, out.get());
+      if (!options.chat_template.empty()) {
+        gguf_set_val_str(out.get(), "tokenizer.chat_template", options.chat_template.c_str());
+      }
     }
     if (n_shards > 1) {
       gguf_set_val_u16(out.get(), "split.no", static_cast<uint16_t>(shard));

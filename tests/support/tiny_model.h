@@ -40,7 +40,10 @@ struct TinyModelOptions {
   bool tied_head = true;          // no output.weight
   bool rope_freqs = false;        // rope_freqs.weight, as in Llama 3
   bool qkv_bias = false;
+  int32_t n_tokens = 0;   // only the vocabulary's first ones, and no merges; 0: all
   int32_t n_padding = 0;  // tokens "[PAD n]" after the vocabulary's own, as files padded to a round number have
+
+  std::string chat_template = {};  // tokenizer.chat_template; empty: none
 
   int32_t n_shards = 1;
   uint32_t seed = 1;
