@@ -74,7 +74,7 @@ double seconds_of(const auto& function) {
 // Fastest of several rounds, in units per second.
 double best_rate(double units, const auto& function) {
   double best = 0;
-  for (int round = 0; round < 7; ++round) best = std::max(best, units / seconds_of(function));
+  for (int round = 0; round < 30; ++round) best = std::max(best, units / seconds_of(function));
   return best;
 }
 
