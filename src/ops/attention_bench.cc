@@ -106,7 +106,7 @@ constexpr int64_t kChains = 16;
   return sum[0][0];
 }
 double peak_flops(WorkerPool& pool) {
-  constexpr int64_t kSteps = 2'000'000;
+  constexpr int64_t kSteps = 20'000'000;  // long enough for the scheduler to find each thread a core
   const bool wide = best_isa() == Isa::kAvx512;
   return best_rate(2.0 * kThreads * (wide ? 16 : 8) * kChains * kSteps, [&] {
     pool.run(kThreads, 1,
