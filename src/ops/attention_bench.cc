@@ -71,10 +71,15 @@ double seconds_of(const auto& function) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-// Fastest of several rounds, in units per second.
+// Fastest of the rounds that fit into a second, in units per second: long enough to find a moment when nothing else
+// runs.
 double best_rate(double units, const auto& function) {
   double best = 0;
-  for (int round = 0; round < 7; ++round) best = std::max(best, units / seconds_of(function));
+  for (double spent = 0; spent < 1;) {
+    const double seconds = seconds_of(function);
+    best = std::max(best, units / seconds);
+    spent += seconds;
+  }
   return best;
 }
 
@@ -101,7 +106,7 @@ constexpr int64_t kChains = 16;
   return sum[0][0];
 }
 double peak_flops(WorkerPool& pool) {
-  constexpr int64_t kSteps = 2'000'000;
+  constexpr int64_t kSteps = 20'000'000;  // long enough for the scheduler to find each thread a core
   const bool wide = best_isa() == Isa::kAvx512;
   return best_rate(2.0 * kThreads * (wide ? 16 : 8) * kChains * kSteps, [&] {
     pool.run(kThreads, 1,
