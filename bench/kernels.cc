@@ -1,5 +1,5 @@
 // Linears and the experts' FFN over 1 to 512 tokens, against ggml's, in one run: contenders alternate, medians are
-// printed. Weights stream from memory: each call reads other ones, of more bytes than the caches hold.
+// printed. Weights stream from memory: each call reads those that were read longest ago, of --stream-bytes in all.
 //
 //   drafthorse-kernel-bench [--types q4_K,q8_0] [--shapes 4096x14336] [--tokens 1,4,8] [--rounds 5] [--threads 2]
 //                           [--isa NAME] [--ffn | --linear] [--no-ggml] [--json]
@@ -129,6 +129,14 @@ Context new_context() {
 
 // Banks of experts in ggml tensors [columns, rows, experts], in plain or in repacked memory.
 struct Banks {
+  // The first of `count` experts, at most all, that were read longest ago. One order for all who read these banks:
+  // what one of them has just read is in a cache, and would be so for the next one.
+  int64_t take(int64_t count) {
+    const int64_t first = next_expert;
+    next_expert = (next_expert + count) % gate->ne[2];
+    return first;
+  }
+  int64_t next_expert = 0;
   Context context = new_context();
   Arena arena;  // of plain memory: in huge pages, as the engine keeps experts
   Buffer buffer;
@@ -196,8 +204,8 @@ ggml_backend_buffer_type_t repacking_buffers() {
 // One ggml graph, set up anew for other experts without being rebuilt: weights are chosen by ids (FFN) or by a view.
 class GgmlWork {
  public:
-  GgmlWork(const Banks& banks, const Shape& shape, int tokens, int threads, bool ffn)
-      : shape_(shape), tokens_(tokens), experts_(banks.gate->ne[2]), backend_(ggml_backend_cpu_init()) {
+  GgmlWork(Banks& banks, const Shape& shape, int tokens, int threads, bool ffn)
+      : banks_(banks), backend_(ggml_backend_cpu_init()) {
     ggml_backend_cpu_set_n_threads(backend_, threads);
     ggml_context* c = context_.get();
     graph_ = ggml_new_graph(c);
@@ -225,21 +233,17 @@ class GgmlWork {
 
   double run() {
     std::vector<int32_t> ids(static_cast<size_t>(ggml_nelements(ids_)));
-    const auto active = static_cast<size_t>(ids_->ne[0]);
+    const int64_t active = ids_->ne[0];
+    const int64_t first = banks_.take(active);
     for (size_t i = 0; i < ids.size(); ++i) {
-      ids[i] =
-          static_cast<int32_t>((turn_ * static_cast<int64_t>(active) + static_cast<int64_t>(i % active)) % experts_);
+      ids[i] = static_cast<int32_t>((first + static_cast<int64_t>(i) % active) % banks_.gate->ne[2]);
     }
-    ++turn_;
     ggml_backend_tensor_set(ids_, ids.data(), 0, ggml_nbytes(ids_));
     return timed([&] { ggml_backend_graph_compute(backend_, graph_); });
   }
 
  private:
-  Shape shape_;
-  int tokens_;
-  int64_t experts_;
-  int64_t turn_ = 0;
+  Banks& banks_;
   ggml_backend_t backend_;
   Context context_ = new_context();
   Buffer buffer_;
@@ -250,7 +254,7 @@ class GgmlWork {
 
 class OurWork {
  public:
-  OurWork(const Banks& banks, const Shape& shape, int tokens, const ops::Processor& processor, bool ffn)
+  OurWork(Banks& banks, const Shape& shape, int tokens, const ops::Processor& processor, bool ffn)
       : banks_(banks), shape_(shape), tokens_(tokens), processor_(processor), ffn_(ffn) {
     std::mt19937_64 random(2);
     x_.resize(static_cast<size_t>(shape.n_embd * tokens));
@@ -265,10 +269,10 @@ class OurWork {
     hidden_quantized_.resize(rows * ops::activation_row_bytes(ops::activation_format(banks.down->type), shape.n_ff));
     output_.resize(rows * static_cast<size_t>(std::max(shape.n_embd, shape.n_ff)));
     work_.resize(static_cast<size_t>(shape.active));
-    read_turn_ = banks.gate->ne[2] / 2;  // far from what run() has just left in a cache
   }
 
   double run() {
+    const int64_t first = banks_.take(ffn_ ? shape_.active : 1);
     return timed([&] {
       const ops::ActivationFormat format = ops::activation_format(banks_.gate->type);
       processor_.pool.run(tokens_, 8, [&](int64_t begin, int64_t end) {
@@ -279,7 +283,7 @@ class OurWork {
       });
       if (ffn_) {
         for (int a = 0; a < shape_.active; ++a) {
-          const int64_t expert = (turn_ * shape_.active + a) % banks_.gate->ne[2];
+          const int64_t expert = (first + a) % banks_.gate->ne[2];
           work_[a] = {{matrix(banks_.gate, expert), matrix(banks_.up, expert), matrix(banks_.down, expert)},
                       a * tokens_,
                       (a + 1) * tokens_};
@@ -292,21 +296,22 @@ class OurWork {
                           output_.data()},
                          processor_);
       } else {
-        const ops::WeightMatrix w = matrix(banks_.gate, turn_ % banks_.gate->ne[2]);
+        const ops::WeightMatrix w = matrix(banks_.gate, first);
         processor_.pool.run(w.rows, ops::row_grain(w.rows, w.columns * tokens_, processor_.pool.threads()),
                             [&](int64_t begin, int64_t end) {
                               ops::linear_rows(processor_.kernels, w, rows_, output_.data(), w.rows, begin, end);
                             });
       }
-      ++turn_;
     });
   }
 
   // Only reads as many bytes as run() does: the measure of its bandwidth, taken in the same breath.
   double read() {
+    const int experts = ffn_ ? shape_.active : 1;
+    const int64_t first = banks_.take(experts);
     return timed([&] {
-      for (int a = 0; a < (ffn_ ? shape_.active : 1); ++a) {
-        const int64_t expert = read_turn_++ % banks_.gate->ne[2];
+      for (int a = 0; a < experts; ++a) {
+        const int64_t expert = (first + a) % banks_.gate->ne[2];
         read_matrix(matrix(banks_.gate, expert));
         if (!ffn_) continue;
         read_matrix(matrix(banks_.up, expert));
@@ -317,23 +322,22 @@ class OurWork {
 
  private:
   void read_matrix(const ops::WeightMatrix& w) {
-    constexpr int64_t kPiece = 128 * 1024;
+    constexpr int64_t kStep = 1024;
+    constexpr int64_t kGrain = 128;
     const auto bytes = static_cast<int64_t>(w.row_bytes) * w.rows;
-    processor_.pool.run(bytes / kPiece, 1, [&](int64_t begin, int64_t end) {
-      sink_ += processor_.kernels.read_memory(w.data + begin * kPiece, static_cast<size_t>((end - begin) * kPiece));
+    processor_.pool.run(bytes / kStep, kGrain, [&](int64_t begin, int64_t end) {
+      sink_ += processor_.kernels.read_memory(w.data + begin * kStep, static_cast<size_t>((end - begin) * kStep));
     });
   }
   static ops::WeightMatrix matrix(const ggml_tensor* bank, int64_t expert) {
     return {static_cast<const std::byte*>(bank->data) + static_cast<size_t>(expert) * bank->nb[2], bank->type,
             bank->ne[0], bank->ne[1], bank->nb[1]};
   }
-  const Banks& banks_;
+  Banks& banks_;
   Shape shape_;
   int tokens_;
   ops::Processor processor_;
   bool ffn_;
-  int64_t turn_ = 0;
-  int64_t read_turn_ = 0;
   std::atomic<int32_t> sink_ = 0;
   std::vector<float> x_;
   size_t row_bytes_ = 0;
@@ -358,7 +362,7 @@ struct Bench {
         ggml_row_size(down_type(type, shape), shape.n_ff) * static_cast<uint64_t>(shape.n_embd);
     const auto experts = static_cast<int64_t>(
         std::max<uint64_t>(2 * static_cast<uint64_t>(shape.active), options.stream_bytes / expert_bytes + 1));
-    const std::optional<Banks> plain = make_banks(ggml_backend_cpu_buffer_type(), type, shape, experts, true, nullptr);
+    std::optional<Banks> plain = make_banks(ggml_backend_cpu_buffer_type(), type, shape, experts, true, nullptr);
     if (!plain) {
       fmt::print(stderr, "not enough memory for experts of {}\n", type_name);
       return;
@@ -487,7 +491,9 @@ int main(int argc, char** argv) {
   CLI::App app{"Linears and the experts' FFN against ggml's"};
   app.add_option("--types", options.types, "Weight types")->delimiter(',');
   app.add_option("--shapes", options.shapes, "n_embd x n_ff")->delimiter(',');
-  app.add_option("--tokens", options.tokens, "Tokens per call; the first is the measure of the others")->delimiter(',');
+  app.add_option("--tokens", options.tokens, "Tokens per call; the first is the measure of the others")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber);
   app.add_option("--rounds", options.rounds, "Measured rounds")->check(CLI::PositiveNumber);
   app.add_option("--threads", options.threads, "Threads")->check(CLI::PositiveNumber);
   app.add_option("--isa", options.isa, "Instruction set; default: the best");

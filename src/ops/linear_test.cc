@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <random>
 #include <string>
@@ -304,6 +306,47 @@ TEST(Linear, AnyBytesGiveTheSameBitsOnAllInstructionSets) {
   }
 }
 
+// Powers of two at both ends of what MXFP4 can say, of which the smallest are no normal floats.
+TEST(Linear, ReadsTheOutermostScalesOfMxfp4) {
+  constexpr int64_t kRows = 8;
+  const uint8_t exponents[kRows] = {0, 1, 2, 3, 127, 253, 254, 255};
+  const size_t row_bytes = ggml_row_size(GGML_TYPE_MXFP4, 32);
+  std::vector<std::byte> data(row_bytes * kRows);
+  std::mt19937_64 random(12);
+  for (std::byte& byte : data) byte = static_cast<std::byte>(random());
+  for (int64_t r = 0; r < kRows; ++r) data[r * row_bytes] = std::byte{127};
+  std::vector<float> values(32 * kRows);  // but for the power of two: the largest are no floats
+  ggml_get_type_traits(GGML_TYPE_MXFP4)->to_float(data.data(), values.data(), 32 * kRows);
+  for (int64_t r = 0; r < kRows; ++r) data[r * row_bytes] = static_cast<std::byte>(exponents[r]);
+  const WeightMatrix w{data.data(), GGML_TYPE_MXFP4, 32, kRows, row_bytes};
+  const std::vector<float> x = random_floats(32, random, 1e-4F);
+  for (const Isa isa : supported_isas()) {
+    const RandomActivations in(x, 32, GGML_TYPE_MXFP4, isa);
+    const std::vector<float> rounded = activation_values(in.rows[0], 32, activation_format(GGML_TYPE_MXFP4));
+    // A second row, of which products with the smallest weights stay normal.
+    std::vector<float> large(32);
+    for (int64_t c = 0; c < 32; ++c) large[c] = x[c] * 0x1p30F;
+    const RandomActivations large_in(large, 32, GGML_TYPE_MXFP4, isa);
+    const std::vector<float> large_rounded =
+        activation_values(large_in.rows[0], 32, activation_format(GGML_TYPE_MXFP4));
+    std::vector<float> y(2 * kRows);
+    linear_rows(simd::kernels(isa), w, std::vector{in.rows[0], large_in.rows[0]}, y.data(), kRows, 0, kRows);
+    for (int64_t r = 0; r < kRows; ++r) {
+      const bool small = exponents[r] < 127;
+      const std::vector<float>& token = small ? large_rounded : rounded;
+      double sum = 0;
+      double magnitude = 0;
+      for (int64_t c = 0; c < 32; ++c) {
+        const double product = std::ldexp(static_cast<double>(values[r * 32 + c]), exponents[r] - 127) * token[c];
+        sum += product;
+        magnitude += std::abs(product);
+      }
+      EXPECT_NEAR(y[(small ? kRows : 0) + r], sum, magnitude * 0x1p-18)
+          << name(isa) << " exponent " << int{exponents[r]};
+    }
+  }
+}
+
 // The oracle rounds activations as ggml does; so must we, or the two differ for no reason.
 TEST(Activation, RoundsToTheNumbersOfGgml) {
   std::mt19937_64 random(9);
@@ -318,6 +361,63 @@ TEST(Activation, RoundsToTheNumbersOfGgml) {
       for (const Isa isa : supported_isas()) {
         const RandomActivations in(x, kColumns, weights, isa);
         EXPECT_EQ(activation_values(in.rows[0], kColumns, format), expected) << name(isa);
+      }
+    }
+  }
+}
+
+TEST(Gate, IsSiluTimesUp) {
+  std::vector<float> gates;
+  for (int i = -3500; i <= 3500; ++i) gates.push_back(static_cast<float>(i) * 0.025F + 0.001F);
+  const std::vector<float> ups(gates.size(), 3.0F);
+  std::vector<float> expected(gates.size());
+  simd::kernels(Isa::kPortable).gate(gates.data(), ups.data(), expected.data(), static_cast<int64_t>(gates.size()));
+  for (size_t i = 0; i < gates.size(); ++i) {
+    const double x = gates[i];
+    const double exact = 3 * x / (1 + std::exp(-x));
+    EXPECT_NEAR(expected[i], exact, 6e-7 * std::abs(exact)) << x;
+  }
+  for (const Isa isa : supported_isas()) {
+    std::vector<float> y(gates.size());
+    simd::kernels(isa).gate(gates.data(), ups.data(), y.data(), static_cast<int64_t>(gates.size()));
+    EXPECT_TRUE(same_bits(y, expected)) << name(isa);
+  }
+}
+
+// What went wrong before must neither become a number here nor depend on the processor.
+TEST(Activation, KeepsWhatIsNoNumber) {
+  std::vector<float> x(64, 1.0F);
+  const uint32_t odd_ones[] = {0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0xFF80FFFF, 0x7FC00000, 0x7FFF8000,
+                               0x7F800000, 0xFF800000, 0x7F7FFFFF, 0x80000001, 0x80000000};
+  for (size_t i = 0; i < std::size(odd_ones); ++i) x[3 * i] = std::bit_cast<float>(odd_ones[i]);
+  for (const Isa isa : supported_isas()) {
+    SCOPED_TRACE(name(isa));
+    const RandomActivations in(x, 64, GGML_TYPE_BF16, isa);
+    const auto* halves = reinterpret_cast<const uint16_t*>(in.rows[0] + bf16_offset(64));
+    const std::vector<float> floats = activation_values(in.rows[0], 64, activation_format(GGML_TYPE_BF16));
+    for (size_t i = 0; i < x.size(); ++i) {
+      EXPECT_EQ(halves[i], ggml_fp32_to_bf16(x[i]).bits) << i;
+      EXPECT_EQ(std::bit_cast<uint32_t>(floats[i]), uint32_t{halves[i]} << 16) << i;
+    }
+  }
+}
+
+TEST(Activation, RoundsAnythingToTheSameBytesOnAllInstructionSets) {
+  constexpr int64_t kColumns = 512;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr float kNoNumber = std::numeric_limits<float>::quiet_NaN();
+  std::mt19937_64 random(11);
+  for (const float odd_one : {kNoNumber, kInfinity, -kInfinity, 3e38F, 1e-42F}) {
+    SCOPED_TRACE(odd_one);
+    std::vector<float> x = random_floats(kColumns, random);
+    x[5] = odd_one;
+    x[300] = -odd_one;
+    std::fill_n(x.begin() + 64, 32, odd_one);  // a block with nothing else
+    for (const ggml_type weights : {GGML_TYPE_Q8_0, GGML_TYPE_Q4_K}) {
+      const RandomActivations expected(x, kColumns, weights, Isa::kPortable);
+      for (const Isa isa : supported_isas()) {
+        const RandomActivations in(x, kColumns, weights, isa);
+        EXPECT_TRUE(in.data == expected.data) << ggml_type_name(weights) << ' ' << name(isa);
       }
     }
   }

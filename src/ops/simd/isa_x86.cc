@@ -1,14 +1,32 @@
+#include <cpuid.h>
+
 #include "base/check.h"
 #include "ops/simd/kernel_tables.h"
 
 namespace drafthorse::ops {
+namespace {
+
+// Not by __builtin_cpu_supports, to which older compilers do not know the names. Only where AVX2 is supported: the
+// operating system keeps the same registers for these.
+bool has_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+bool has_avx_vnni() {
+  constexpr unsigned kAvxVnniBit = 1U << 4;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & kAvxVnniBit) != 0;
+}
+
+}  // namespace
 
 std::vector<Isa> supported_isas() {
   __builtin_cpu_init();
   std::vector<Isa> isas{Isa::kPortable};
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return isas;
+  // What the operating system does not keep, these builtins do not report.
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c()) return isas;
   isas.push_back(Isa::kAvx2);
-  if (__builtin_cpu_supports("avxvnni")) isas.push_back(Isa::kAvxVnni);
+  if (has_avx_vnni()) isas.push_back(Isa::kAvxVnni);
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
     isas.push_back(Isa::kAvx512);

@@ -100,7 +100,12 @@ void round_to_bf16(const float* x, float* out, int64_t count) {
     const I bits = V::as_int(a);
     const I odd = V::bit_and(V::template shift_right<16>(bits), V::set_int(1));
     const I rounded = V::add_int(bits, V::add_int(odd, V::set_int(0x7FFF)));
-    return V::as_float(V::bit_and(rounded, V::set_int(INT32_C(-0x10000))));
+    // Rounding could carry what is not a number into infinity or the sign.
+    const I magnitude = V::bit_and(bits, V::set_int(0x7FFFFFFF));
+    const I no_number = V::template shift_right_signed<31>(V::sub_int(V::set_int(0x7F800000), magnitude));
+    const I quiet = V::bit_or(bits, V::set_int(0x00400000));
+    const I result = V::bit_xor(rounded, V::bit_and(V::bit_xor(rounded, quiet), no_number));
+    return V::as_float(V::bit_and(result, V::set_int(INT32_C(-0x10000))));
   });
 }
 

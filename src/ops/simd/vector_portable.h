@@ -4,6 +4,7 @@
 
 #include <ggml.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstddef>
@@ -167,9 +168,9 @@ struct PortableVector {
     return result;
   }
   static void store_int(void* p, I x) { std::memcpy(p, &x, sizeof x); }
-  // Lanes within [-128, 127], as kLanes bytes.
+  // kLanes bytes, the nearest to what does not fit.
   static void store_i8(void* p, I x) {
-    for (int i = 0; i < kLanes; ++i) static_cast<int8_t*>(p)[i] = static_cast<int8_t>(x.lane[i]);
+    for (int i = 0; i < kLanes; ++i) static_cast<int8_t*>(p)[i] = static_cast<int8_t>(std::clamp(x.lane[i], -128, 127));
   }
   static I bit_and(I a, I b) {
     return ints([&](int i) { return a.lane[i] & b.lane[i]; });
@@ -180,11 +181,16 @@ struct PortableVector {
   static I bit_xor(I a, I b) {
     return ints([&](int i) { return a.lane[i] ^ b.lane[i]; });
   }
+  // Modulo 2^32.
   static I add_int(I a, I b) {
-    return ints([&](int i) { return a.lane[i] + b.lane[i]; });
+    return ints([&](int i) {
+      return static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) + static_cast<uint32_t>(b.lane[i]));
+    });
   }
   static I sub_int(I a, I b) {
-    return ints([&](int i) { return a.lane[i] - b.lane[i]; });
+    return ints([&](int i) {
+      return static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) - static_cast<uint32_t>(b.lane[i]));
+    });
   }
   template <int kBits>
   static I shift_left(I a) {
