@@ -51,7 +51,7 @@ struct Kernels {
   int32_t (*read_memory)(const std::byte* memory, size_t bytes) = nullptr;
 };
 
-// `isa` must be one of supported_isas().
+// `isa` must be one that executes().
 const Kernels& kernels(Isa isa);
 
 }  // namespace drafthorse::ops::simd
