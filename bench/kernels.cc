@@ -439,8 +439,7 @@ struct Bench {
 
 int run(const Options& options) {
   const std::optional<ops::Isa> isa = options.isa.empty() ? ops::best_isa() : ops::isa_named(options.isa);
-  const std::vector<ops::Isa> supported = ops::supported_isas();
-  if (!isa || std::find(supported.begin(), supported.end(), *isa) == supported.end()) {
+  if (!isa || !ops::executes(*isa)) {
     fmt::print(stderr, "no instruction set '{}' here\n", options.isa);
     return 2;
   }

@@ -49,10 +49,10 @@ Status check_options(const EngineOptions& options) {
     return usage_error(fmt::format("'{}' is not a way to read: choose uring or pread", options.io));
   }
   if (!options.isa.empty()) {
-    const std::vector<std::string> names = instruction_set_names();
-    if (std::find(names.begin(), names.end(), options.isa) == names.end()) {
+    const std::optional<ops::Isa> isa = ops::isa_named(options.isa);
+    if (!isa || !ops::executes(*isa)) {
       return usage_error(fmt::format("'{}' is not an instruction set of this processor; choose from {}", options.isa,
-                                     fmt::join(names, ", ")));
+                                     fmt::join(instruction_set_names(), ", ")));
     }
   }
   return {};

@@ -60,7 +60,8 @@ struct EngineOptions {
   std::optional<int> expert_slots;  // for tests: exactly so many slots for the target, whatever fits
 };
 
-// The names that EngineOptions::isa takes on this machine, slowest first.
+// The names that EngineOptions::isa takes on this machine, slowest first; it takes "amx" beside them where the
+// processor has that.
 std::vector<std::string> instruction_set_names();
 
 // phase: what is being done, in words; part: 0 to 1.

@@ -8,12 +8,13 @@
 namespace drafthorse::ops {
 namespace {
 
-constexpr std::array<std::pair<Isa, std::string_view>, 5> kNames{{
+constexpr std::array<std::pair<Isa, std::string_view>, 6> kNames{{
     {Isa::kPortable, "portable"},
     {Isa::kAvx2, "avx2"},
     {Isa::kAvxVnni, "avx-vnni"},
     {Isa::kAvx512, "avx512"},
     {Isa::kAvx512Bf16, "avx512-bf16"},
+    {Isa::kAmx, "amx"},
 }};
 
 }  // namespace

@@ -5,6 +5,8 @@ namespace drafthorse::ops {
 
 std::vector<Isa> supported_isas() { return {Isa::kPortable}; }
 
+bool executes(Isa isa) { return isa == Isa::kPortable; }
+
 namespace simd {
 namespace {
 

@@ -1,4 +1,8 @@
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
 
 #include "base/check.h"
 #include "ops/simd/kernel_tables.h"
@@ -17,6 +21,20 @@ bool has_avx_vnni() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & kAvxVnniBit) != 0;
 }
+// AMX-BF16, AMX-TILE and AMX-INT8; tiles of 16 rows of 64 bytes, six at least; and Linux lets us use them.
+bool executes_amx() {
+  constexpr unsigned kFeatures = 1U << 22 | 1U << 24 | 1U << 25;
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kFeatures) != kFeatures) return false;
+  if (__get_cpuid_count(0x1D, 1, &a, &b, &c, &d) == 0) return false;
+  if ((b & 0xFFFF) < 64 || b >> 16 < 6 || (c & 0xFFFF) < 16) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
 
 }  // namespace
 
@@ -33,6 +51,12 @@ std::vector<Isa> supported_isas() {
     if (__builtin_cpu_supports("avx512bf16")) isas.push_back(Isa::kAvx512Bf16);
   }
   return isas;
+}
+
+bool executes(Isa isa) {
+  const std::vector<Isa> isas = supported_isas();
+  if (isa == Isa::kAmx) return isas.back() == Isa::kAvx512Bf16 && executes_amx();
+  return std::find(isas.begin(), isas.end(), isa) != isas.end();
 }
 
 namespace simd {
@@ -68,6 +92,10 @@ const Kernels& kernels(Isa isa) {
     case Isa::kAvx512Bf16: {
       static const Kernels avx512_bf16 = filled(fill_avx512_bf16_kernels);
       return avx512_bf16;
+    }
+    case Isa::kAmx: {
+      static const Kernels amx = filled(fill_amx_kernels);
+      return amx;
     }
   }
   check_failed(__FILE__, __LINE__, "known isa");

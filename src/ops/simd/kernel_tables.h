@@ -14,5 +14,6 @@ void fill_avx2_kernels(Kernels& kernels);
 void fill_avx_vnni_kernels(Kernels& kernels);
 void fill_avx512_kernels(Kernels& kernels);
 void fill_avx512_bf16_kernels(Kernels& kernels);
+void fill_amx_kernels(Kernels& kernels);
 
 }  // namespace drafthorse::ops::simd

@@ -90,7 +90,7 @@ struct Kernels {
   void (*finish_attention)(float* out, float maximum, float sum, const float* sink, int64_t count) = nullptr;
 };
 
-// `isa` must be one of supported_isas().
+// `isa` must be one that executes().
 const Kernels& kernels(Isa isa);
 
 }  // namespace drafthorse::ops::simd

@@ -7,8 +7,8 @@
 //         y = fma(part, x_b.scale, y), block by block
 //   floats: sixteen sums, s_l of the columns c with c mod 16 = l, each by fma in order of columns; upper half added to
 //       lower half until one is left
-// which depends neither on the vector's width nor on the number of tokens. BF16 alone has a second order, where the
-// processor multiplies pairs (Bf16Pairs).
+// which depends neither on the vector's width nor on the number of tokens. BF16 alone has other orders, where the
+// processor multiplies pairs (Bf16Pairs, and linear_amx.h).
 //
 // Where weights are whole numbers, rows lie in the vector's lanes: one lane, one row, so no sum ever crosses lanes.
 // Floats lie as in memory, columns in lanes: they are read faster than they could be transposed.
@@ -87,6 +87,25 @@ inline void dot_group(typename V::I (&sum)[T], const typename V::I* weights, con
   }
 }
 
+// Sums of byte products, group by group of kColumns columns. This one multiplies when it is asked for a sum; with
+// matrix tiles (linear_amx.h) the sums of kTokens tokens are there before.
+template <typename V, int kColumns, bool kWide>
+class GroupSums {
+ public:
+  static constexpr int64_t kTokens = kTokenBlock;
+  // tokens: how many there are in all
+  explicit GroupSums(int64_t) {}
+  // Of `groups` groups of unpacked weights, the first of them at `column`, with the next tokens, at most kTokens.
+  void prepare(const typename V::I* /*weights*/, int /*groups*/, const std::byte* const* /*x*/, int64_t /*tokens*/,
+               size_t /*column*/) {}
+  // sum[t] += group `group` times x[t], the prepared tokens from `token` on. weights, column: the group's.
+  template <int T>
+  __attribute__((always_inline)) void add(typename V::I (&sum)[T], int /*group*/, const typename V::I* weights,
+                                          const std::byte* const (&x)[T], size_t column, int64_t /*token*/) const {
+    dot_group<V, T, kColumns / 4, kWide>(sum, weights, x, column);
+  }
+};
+
 // Formats of 32 columns.
 template <typename V, typename Format>
 void tile_of_32(const TileArguments& a) {
@@ -98,6 +117,8 @@ void tile_of_32(const TileArguments& a) {
   for (int64_t t = 0; t < a.tokens; ++t) V::store(a.out + t * V::kLanes, V::zero());
   alignas(64) I weights[kChunk / 4];
   F scale[kBlocks];
+  using Sums = GroupSums<V, 32, Format::kWide>;
+  Sums sums(a.tokens);
   const int64_t all = a.columns / 32;
   for (int64_t first = 0; first < all; first += kBlocks) {
     const int blocks = static_cast<int>(all - first < kBlocks ? all - first : kBlocks);
@@ -107,30 +128,35 @@ void tile_of_32(const TileArguments& a) {
     for (int b = 0; b < blocks; ++b) {
       Format::weights(rows, b * Format::kBytes, weights + 8 * b);
     }
-    for_token_tiles<V::kIntTokens>(
-        a.tokens, [&]<int T>(int64_t t0) __attribute__((always_inline)) {
-          const std::byte* x[T];
-          F y[T];
-          for (int t = 0; t < T; ++t) x[t] = a.x[t0 + t];
-          for (int t = 0; t < T; ++t) y[t] = V::load(a.out + (t0 + t) * V::kLanes);
-          for (int b = 0; b < blocks; ++b) {
-            const auto block = static_cast<size_t>(first + b);
-            I sum[T];
-            for (int t = 0; t < T; ++t) {
-              sum[t] = V::zero_int();
-              if constexpr (Format::kBiasShift >= 0) {
-                const I negated = V::broadcast_int(x[t] + layout.negated_sum + 4 * block);
-                sum[t] = V::template shift_left<Format::kBiasShift>(negated);
+    for (int64_t token = 0; token < a.tokens; token += Sums::kTokens) {
+      const int64_t tokens = std::min(Sums::kTokens, a.tokens - token);
+      sums.prepare(weights, blocks, a.x + token, tokens, 32 * static_cast<size_t>(first));
+      for_token_tiles<V::kIntTokens>(
+          tokens, [&]<int T>(int64_t tile) __attribute__((always_inline)) {
+            const int64_t t0 = token + tile;
+            const std::byte* x[T];
+            F y[T];
+            for (int t = 0; t < T; ++t) x[t] = a.x[t0 + t];
+            for (int t = 0; t < T; ++t) y[t] = V::load(a.out + (t0 + t) * V::kLanes);
+            for (int b = 0; b < blocks; ++b) {
+              const auto block = static_cast<size_t>(first + b);
+              I sum[T];
+              for (int t = 0; t < T; ++t) {
+                sum[t] = V::zero_int();
+                if constexpr (Format::kBiasShift >= 0) {
+                  const I negated = V::broadcast_int(x[t] + layout.negated_sum + 4 * block);
+                  sum[t] = V::template shift_left<Format::kBiasShift>(negated);
+                }
+              }
+              sums.template add<T>(sum, b, weights + 8 * b, x, 32 * block, tile);
+              for (int t = 0; t < T; ++t) {
+                const F x_scale = V::broadcast(reinterpret_cast<const float*>(x[t] + layout.scale) + block);
+                y[t] = V::fma(V::mul(scale[b], x_scale), V::to_float(sum[t]), y[t]);
               }
             }
-            dot_group<V, T, 8, Format::kWide>(sum, weights + 8 * b, x, 32 * block);
-            for (int t = 0; t < T; ++t) {
-              const F x_scale = V::broadcast(reinterpret_cast<const float*>(x[t] + layout.scale) + block);
-              y[t] = V::fma(V::mul(scale[b], x_scale), V::to_float(sum[t]), y[t]);
-            }
-          }
-          for (int t = 0; t < T; ++t) V::store(a.out + (t0 + t) * V::kLanes, y[t]);
-        });
+            for (int t = 0; t < T; ++t) V::store(a.out + (t0 + t) * V::kLanes, y[t]);
+          });
+    }
   }
 }
 
@@ -145,49 +171,55 @@ void tile_of_256(const TileArguments& a) {
   const QuantizedLayout layout(a.columns, 256);
   for (int64_t t = 0; t < a.tokens; ++t) V::store(a.out + t * V::kLanes, V::zero());
   IntTile<V> tile;
+  using Sums = GroupSums<V, Format::kGroup, Format::kWide>;
+  Sums sums(a.tokens);
   const int64_t blocks = a.columns / kChunk;
   for (int64_t block = 0; block < blocks; ++block) {
     const size_t offset = static_cast<size_t>(block) * Format::kBytes;
     Format::decode(chunk.move_to(offset, Format::kBytes), 0, tile);
-    for_token_tiles<V::kIntTokens>(
-        a.tokens, [&]<int T>(int64_t t0) __attribute__((always_inline)) {
-          const std::byte* x[T];
-          F part[T];
-          for (int t = 0; t < T; ++t) x[t] = a.x[t0 + t];
-          for (int t = 0; t < T; ++t) part[t] = V::zero();
-          for (int g = 0; g < kGroups; ++g) {
-            I sum[T];
-            for (int t = 0; t < T; ++t) {
-              sum[t] = V::zero_int();
-              if constexpr (kBiased) {
-                const size_t at = layout.negated_sum + 4 * static_cast<size_t>(8 * block + g * Format::kGroup / 32);
-                sum[t] = V::template shift_left<7>(V::broadcast_int(x[t] + at));
-              }
-            }
-            dot_group<V, T, Format::kGroup / 4, Format::kWide>(
-                sum, tile.weights + g * (Format::kGroup / 4), x,
-                static_cast<size_t>(block * kChunk + g * Format::kGroup));
-            for (int t = 0; t < T; ++t) part[t] = V::fma(tile.scale[g], V::to_float(sum[t]), part[t]);
-          }
-          if constexpr (Format::kOffset != GroupOffset::kNone) {
-            constexpr bool k16 = Format::kOffset == GroupOffset::kPer16;
-            const size_t sums = (k16 ? layout.sum_16 + 32 * static_cast<size_t>(block)
-                                     : layout.sum_32 + 16 * static_cast<size_t>(block));
-            I sum[T];
-            for (int t = 0; t < T; ++t) sum[t] = V::zero_int();
-            for (int i = 0; i < (k16 ? 8 : 4); ++i) {
+    for (int64_t token = 0; token < a.tokens; token += Sums::kTokens) {
+      const int64_t tokens = std::min(Sums::kTokens, a.tokens - token);
+      sums.prepare(tile.weights, kGroups, a.x + token, tokens, static_cast<size_t>(block * kChunk));
+      for_token_tiles<V::kIntTokens>(
+          tokens, [&]<int T>(int64_t first) __attribute__((always_inline)) {
+            const int64_t t0 = token + first;
+            const std::byte* x[T];
+            F part[T];
+            for (int t = 0; t < T; ++t) x[t] = a.x[t0 + t];
+            for (int t = 0; t < T; ++t) part[t] = V::zero();
+            for (int g = 0; g < kGroups; ++g) {
+              I sum[T];
               for (int t = 0; t < T; ++t) {
-                sum[t] = V::dot_s16(sum[t], tile.group_offset[i], V::broadcast_int(x[t] + sums + 4 * i));
+                sum[t] = V::zero_int();
+                if constexpr (kBiased) {
+                  const size_t at = layout.negated_sum + 4 * static_cast<size_t>(8 * block + g * Format::kGroup / 32);
+                  sum[t] = V::template shift_left<7>(V::broadcast_int(x[t] + at));
+                }
               }
+              sums.template add<T>(sum, g, tile.weights + g * (Format::kGroup / 4), x,
+                                   static_cast<size_t>(block * kChunk + g * Format::kGroup), first);
+              for (int t = 0; t < T; ++t) part[t] = V::fma(tile.scale[g], V::to_float(sum[t]), part[t]);
             }
-            for (int t = 0; t < T; ++t) part[t] = V::fma(tile.offset, V::to_float(sum[t]), part[t]);
-          }
-          for (int t = 0; t < T; ++t) {
-            float* out = a.out + (t0 + t) * V::kLanes;
-            const F x_scale = V::broadcast(reinterpret_cast<const float*>(x[t] + layout.scale) + block);
-            V::store(out, V::fma(part[t], x_scale, V::load(out)));
-          }
-        });
+            if constexpr (Format::kOffset != GroupOffset::kNone) {
+              constexpr bool k16 = Format::kOffset == GroupOffset::kPer16;
+              const size_t x_sums = (k16 ? layout.sum_16 + 32 * static_cast<size_t>(block)
+                                         : layout.sum_32 + 16 * static_cast<size_t>(block));
+              I sum[T];
+              for (int t = 0; t < T; ++t) sum[t] = V::zero_int();
+              for (int i = 0; i < (k16 ? 8 : 4); ++i) {
+                for (int t = 0; t < T; ++t) {
+                  sum[t] = V::dot_s16(sum[t], tile.group_offset[i], V::broadcast_int(x[t] + x_sums + 4 * i));
+                }
+              }
+              for (int t = 0; t < T; ++t) part[t] = V::fma(tile.offset, V::to_float(sum[t]), part[t]);
+            }
+            for (int t = 0; t < T; ++t) {
+              float* out = a.out + (t0 + t) * V::kLanes;
+              const F x_scale = V::broadcast(reinterpret_cast<const float*>(x[t] + layout.scale) + block);
+              V::store(out, V::fma(part[t], x_scale, V::load(out)));
+            }
+          });
+    }
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include "ops/simd/attention_tile.h"
 #include "ops/simd/kernels.h"
+#include "ops/simd/linear_amx.h"
 #include "ops/simd/linear_tile.h"
 #include "ops/simd/peak.h"
 #include "ops/simd/quantize.h"
@@ -16,7 +17,9 @@ void fill_kernels(Isa isa, Kernels& kernels) {
   kernels.lanes = V::kLanes;
   kernels.tile[GGML_TYPE_F32] = tile_of_floats<V, F32Weights<V>>;
   kernels.tile[GGML_TYPE_F16] = tile_of_floats<V, F16Weights<V>>;
-  if constexpr (V::kBf16Pairs) {
+  if constexpr (HasTiles<V>) {
+    kernels.tile[GGML_TYPE_BF16] = tile_of_bf16_pairs<V>;
+  } else if constexpr (V::kBf16Pairs) {
     kernels.tile[GGML_TYPE_BF16] = tile_of_floats<V, Bf16Pairs<V>>;
   } else {
     kernels.tile[GGML_TYPE_BF16] = tile_of_floats<V, Bf16Weights<V>>;
