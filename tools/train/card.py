@@ -13,6 +13,7 @@ Needs torch, numpy, gguf and tokenizers.
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -47,6 +48,7 @@ def describe(model):
     types = sorted(set(model.types.values()))
     return {
         "file_bytes": os.path.getsize(model.path),
+        "sha256": hashlib.sha256(Path(model.path).read_bytes()).hexdigest(),
         "parameters": sum(tensor.numel() for tensor in model.params.values()),
         "types": types,
         "shape": dataclasses.asdict(model.shape),

@@ -7,12 +7,19 @@ WEIGHT_DECAY = 0.05
 # Quintic Newton-Schulz iteration towards the nearest orthogonal matrix (Jordan et al. 2024, "Muon").
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
+# Of the learning rate, for routers. Their inputs have a large common part, and an Adam step moves what they say to all
+# tokens alike by the rate times the sum of its magnitudes: at the full rate they flew from one expert to another.
+ROUTER_RATE = 0.15
 UPDATE_RMS = 0.2  # as Adam's, so that both take one learning rate (Liu et al. 2025, "Muon is Scalable")
+
+
+def is_router(name):
+    return "ffn_gate_inp" in name
 
 
 def is_layer_matrix(name, tensor):
     """Whether Muon takes it. Routers stay with Adam: their rows are one expert's each, not a map as a whole."""
-    return tensor.ndim >= 2 and name.startswith("blk.") and "ffn_gate_inp" not in name
+    return tensor.ndim >= 2 and name.startswith("blk.") and not is_router(name)
 
 
 def orthogonal(matrices):
@@ -67,17 +74,22 @@ class Optimizer:
 
     def __init__(self, params, use_muon=True):
         matrices = {name: p for name, p in params.items() if use_muon and is_layer_matrix(name, p)}
-        others = [p for name, p in params.items() if name not in matrices]
+        others = {name: p for name, p in params.items() if name not in matrices}
         self.params = list(params.values())
         self.muon = Muon(matrices)
-        self.adam = torch.optim.AdamW(others, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0, fused=True)
+        groups = [
+            {"params": [p for name, p in others.items() if is_router(name) == routers], "scale": scale}
+            for routers, scale in ((False, 1.0), (True, ROUTER_RATE))
+        ]
+        groups = [group for group in groups if group["params"]]
+        self.adam = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0, fused=True)
 
     def step(self, rate):
         """Applies the gradients, clipped to a norm of one, and forgets them."""
         torch.nn.utils.clip_grad_norm_(self.params, 1.0)
         self.muon.step(rate)
         for group in self.adam.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         self.adam.step()
         for param in self.params:
             param.grad = None

@@ -307,6 +307,27 @@ class Card(WithCorpus):
         self.assertEqual(figures.overlap(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[2, 5], [4, 3]])), 0.75)
 
 
+class CommittedPairs(unittest.TestCase):
+    """models/fine was described by card.py as it stands."""
+
+    def test_card_is_of_these_files(self):
+        folder = Path(__file__).resolve().parents[2] / "models/fine"
+        written = json.loads((folder / "card.json").read_text())
+        pair = [str(folder / f"{part}.gguf") for part in ("target", "draft")]
+        for part, path in zip(("target", "draft"), pair):
+            self.assertEqual(written[part]["sha256"], card.describe(GgufModel(path))["sha256"])
+        fresh = json.loads(quietly(card.main, [*pair, "--most-prompts", "4", "--tokens", "8"]))
+        self.assertEqual(fresh["target"]["shape"], written["target"]["shape"])
+        # A few tokens of a few prompts tell the order of magnitude.
+        self.assertAlmostEqual(
+            fresh["on_prompts"]["draft"]["same_argmax"], written["on_prompts"]["draft"]["same_argmax"], delta=0.35
+        )
+        self.assertGreater(written["held_out"]["draft_loss"], written["held_out"]["target_loss"])
+        for layer in written["held_out"]["routing"]["layers"]:
+            self.assertEqual(layer["dead_experts"], 0)
+            self.assertLess(layer["load_most_over_even"], 4)
+
+
 class Export(WithCorpus):
     def test_rows_that_fill_no_block_stay_wide(self):
         shape = SHAPES["fine-tiny"].draft
