@@ -24,6 +24,7 @@ import gguf
 import numpy as np
 import torch
 from gguf_model import GgufModel
+from pair_model import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOWN_TEXTS = ("fn-fibonacci", "class-stack", "prose-error")
@@ -233,6 +234,7 @@ def main(argv=None):
     args = parse_arguments(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
+    keep_freed_memory()
     card = compute(args)
     print(markdown(card) if args.markdown else json.dumps(card, indent=1))
 

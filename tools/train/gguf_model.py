@@ -1,7 +1,5 @@
 """Reads a GGUF file written by export_gguf.py back into a shape and parameters, so that the file itself is measured."""
 
-import json
-
 import gguf
 import numpy as np
 import torch
@@ -81,9 +79,3 @@ class GgufModel:
     def encode(self, text):
         """The text's tokens behind the one that begins texts."""
         return [self.value("tokenizer.ggml.bos_token_id", 0)] + self.tokenizer.encode(text).ids
-
-
-def describe(model):
-    """One line about a file's model."""
-    size = sum(tensor.numel() for tensor in model.params.values())
-    return json.dumps({"architecture": model.shape.architecture, "parameters": size})

@@ -15,7 +15,6 @@ Runs on a GPU if there is one (matrix products in BF16), else on the CPU. Needs 
 """
 
 import argparse
-import ctypes
 import json
 import math
 import os
@@ -28,7 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from optimizer import Optimizer
-from pair_model import center_routers, forward, new_parameters, upcycle
+from pair_model import center_routers, forward, keep_freed_memory, new_parameters, upcycle
 from shapes import SHAPES
 
 PHASES = ("draft", "target", "distill")
@@ -81,6 +80,8 @@ class Data:
     """Samples of the corpus on the device."""
 
     def __init__(self, folder, seq, batch, device):
+        if not (Path(folder) / "tokens.npz").exists():
+            sys.exit(f"{folder} has no tokens.npz: make it with pack_corpus.py")
         streams = np.load(Path(folder) / "tokens.npz")
         self.train, self.held_out = streams["train"], streams["held_out"]
         self.vocab = json.loads((Path(folder) / "corpus.json").read_text())["vocab"]
@@ -277,17 +278,6 @@ class Phase:
         self.evaluate()
         self.save()
         return self.progress() >= 1
-
-
-def keep_freed_memory():
-    """Has glibc keep what is freed. A step frees and takes large tensors; fetching their pages anew took a quarter of
-    its time on a CPU."""
-    trim_threshold, mmap_max, arena_max = -1, -4, -8
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(arena_max, 1)
 
 
 def main(argv=None):
