@@ -39,7 +39,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--prompts", default=ROOT / "models/prompts.jsonl", help="(default: models/prompts.jsonl)")
     parser.add_argument("--tokens", type=int, default=64, help="to generate from each prompt (default %(default)s)")
     parser.add_argument("--most-prompts", type=int, default=1000, help="(default: all)")
-    parser.add_argument("--show", default=",".join(SHOWN_TEXTS), help="prompts whose text is shown (default %(default)s)")
+    parser.add_argument("--show", default=",".join(SHOWN_TEXTS), help="prompts to show the text of (%(default)s)")
     parser.add_argument("--markdown", action="store_true", help="tables instead of JSON")
     parser.add_argument("--threads", type=int, default=0)
     return parser.parse_args(argv)

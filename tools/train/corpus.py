@@ -75,7 +75,7 @@ def debian_files(dpkg="/var/lib/dpkg"):
     if not (Path(dpkg) / "status").exists():
         return names
     for paragraph in (Path(dpkg) / "status").read_text("utf-8", "ignore").split("\n\n"):
-        fields = dict(re.findall(r"^(Package|Section|Maintainer|Architecture|Multi-Arch): (.*)$", paragraph, re.MULTILINE))
+        fields = dict(re.findall(r"^(Package|Section|Maintainer|Architecture): (.*)$", paragraph, re.MULTILINE))
         name = fields.get("Package", "")
         is_main = "/" not in fields.get("Section", "/")
         is_debian = re.search(r"@([a-z.]+\.)?debian\.(org|net)\b", fields.get("Maintainer", ""))

@@ -167,7 +167,7 @@ class Routing:
             "entropy_bits_at_most": round(float(most), 3),
             "neighbour_overlap": round(float(np.mean([layer["neighbour_overlap"] for layer in layers])), 3),
             "neighbour_overlap_by_chance": round(self.target.shape.used / self.target.shape.experts, 3),
-            "experts_touched_by_window": {n: round(float(np.mean(counts)), 2) for n, counts in self.union.items() if counts},
+            "experts_touched_by_window": {n: round(float(np.mean(seen)), 2) for n, seen in self.union.items() if seen},
             "layers": layers,
         }
 

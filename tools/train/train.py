@@ -50,7 +50,7 @@ def parse_arguments(argv=None):
         parser.add_argument(f"--{phase}-tokens", type=float, default=math.inf, metavar="N", help="in all, such as 6e6")
         parser.add_argument(f"--{phase}-minutes", type=float, default=math.inf, metavar="M", help="in all")
     parser.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="stop this run after so long")
-    parser.add_argument("--export", metavar="DIR", help="write target.gguf and draft.gguf at the end, as far as trained")
+    parser.add_argument("--export", metavar="DIR", help="write target.gguf and draft.gguf at the end")
     parser.add_argument("--export-type", default="Q8_0", help="type of their matrices (default %(default)s)")
     parser.add_argument("--seq", type=int, default=256, help="tokens of a sample (default %(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="samples of a step (default %(default)s)")
@@ -266,8 +266,8 @@ class Phase:
                 reported = now
                 speed = (self.tokens - first_tokens) / (now - began)
                 say(
-                    f"{self.name} {100 * self.progress():5.1f}% {self.tokens / 1e6:7.2f} M tokens, loss {mean_loss:.3f}, "
-                    f"rate {self.rate():.1e}, {speed:.0f} tokens/s"
+                    f"{self.name} {100 * self.progress():5.1f}% {self.tokens / 1e6:7.2f} M tokens, "
+                    f"loss {mean_loss:.3f}, rate {self.rate():.1e}, {speed:.0f} tokens/s"
                 )
             if self.progress() - evaluated > 1 / EVALUATIONS:
                 evaluated = self.progress()

@@ -256,7 +256,8 @@ class Corpus(WithCorpus):
         self.assertEqual(counts, {part: len(streams[part]) for part in streams.files})
 
     def test_manuals_lose_their_markup(self):
-        page = '.TH X 1\n.\\" secret\n.SH "NAME"\nx \\- does \\fBit\\fR\n.PP\n.B bold\ntext\\&.\n.de Vb\nmacro\n..\n.ft\n'
+        page = '.TH X 1\n.\\" secret\n.SH "NAME"\nx \\- does \\fBit\\fR\n.PP\n'
+        page += ".B bold\ntext\\&.\n.de Vb\nmacro\n..\n.ft\n"
         self.assertEqual(corpus.plain_manual(page), "NAME\nx - does it\n\nbold\ntext.\n")
 
     def test_only_free_packages_are_taken(self):
