@@ -1,52 +1,82 @@
-"""Writes a model trained by train_pair.py as GGUF, architecture "llama": dense, or with experts as Mixtral's.
+#!/usr/bin/env python3
+"""Writes the models of a training folder as GGUF: target.gguf, and draft.gguf, distilled if it has been.
 
-Needs numpy and gguf.
+The parameters are named and laid out as GGUF wants them; what is added is the description of the shape and the
+vocabulary. Matrices get the wanted type, norms and routers stay F32.
+
+Needs torch, numpy and gguf.
 """
 
 import argparse
 import json
-import pickle
+from pathlib import Path
 
 import gguf
 import numpy as np
+import torch
+from shapes import SHAPES
 
-HEAD_DIM = 64
 TYPES = {
     "F32": gguf.GGMLQuantizationType.F32,
     "F16": gguf.GGMLQuantizationType.F16,
+    "BF16": gguf.GGMLQuantizationType.BF16,
     "Q8_0": gguf.GGMLQuantizationType.Q8_0,
 }
+# Architectures whose head libllama does not take from the embeddings when it is missing.
+UNTIED = ("deepseek",)
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("params", help="the model: OUT/draft.pkl or OUT/target.pkl")
-    parser.add_argument("tokenizer", help="OUT/tokenizer.json")
-    parser.add_argument("out", help="the GGUF file to write")
-    parser.add_argument("--name", default="drafthorse demo", help="general.name (default: %(default)s)")
-    parser.add_argument("--type", default="Q8_0", choices=TYPES, help="of matrices (default: %(default)s)")
-    parser.add_argument("--ctx", type=int, default=2048, help="context length to state (default: %(default)s)")
-    parser.add_argument("--top", type=int, default=2, help="experts a token uses (default: %(default)s)")
+    parser.add_argument("shape", choices=SHAPES, metavar="SHAPE", help=", ".join(SHAPES))
+    parser.add_argument("--checkpoints", required=True, metavar="DIR", help="--out of train.py")
+    parser.add_argument("--corpus", required=True, metavar="DIR", help="what pack_corpus.py wrote; for the tokenizer")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the files go")
+    parser.add_argument("--type", default="Q8_0", choices=TYPES, help="of matrices (default %(default)s)")
     return parser.parse_args()
 
 
-def write_shape(writer, params, context, top):
-    vocab, d = params["embd"].shape
-    writer.add_context_length(context)
-    writer.add_embedding_length(d)
-    writer.add_block_count(params["q"].shape[0])
-    writer.add_feed_forward_length(params["u"].shape[-1])
-    writer.add_head_count(params["q"].shape[-1] // HEAD_DIM)
-    writer.add_head_count_kv(params["k"].shape[-1] // HEAD_DIM)
-    writer.add_key_length(HEAD_DIM)
-    writer.add_value_length(HEAD_DIM)
-    writer.add_rope_dimension_count(HEAD_DIM)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(vocab)
-    if "r" in params:
-        writer.add_expert_count(params["r"].shape[-1])
-        writer.add_expert_used_count(top)
+def write_shape(writer, shape):
+    writer.add_context_length(shape.context)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.layers)
+    writer.add_head_count(shape.heads)
+    writer.add_rope_freq_base(shape.rope_base)
+    writer.add_layer_norm_rms_eps(shape.norm_epsilon)
+    writer.add_vocab_size(shape.vocab)
+    if shape.mla:
+        # As converted DeepSeek models are: attention runs over the latent state, as with one key/value head.
+        mla = shape.mla
+        writer.add_head_count_kv(1)
+        writer.add_q_lora_rank(mla.q_rank)
+        writer.add_kv_lora_rank(mla.kv_rank)
+        writer.add_key_length(mla.kv_rank + mla.rope)
+        writer.add_value_length(mla.kv_rank)
+        writer.add_key_length_mla(mla.nope + mla.rope)
+        writer.add_value_length_mla(mla.value)
+        writer.add_rope_dimension_count(mla.rope)
+    else:
+        writer.add_head_count_kv(shape.kv_heads)
+        writer.add_key_length(shape.head_dim)
+        writer.add_value_length(shape.head_dim)
+        writer.add_rope_dimension_count(shape.head_dim)
+    # Llama has one number for the rows of an FFN, be it dense or an expert's.
+    is_llama_moe = shape.architecture == "llama" and shape.is_moe
+    writer.add_feed_forward_length(shape.expert_ff if is_llama_moe else shape.ff)
+    if shape.is_moe:
+        writer.add_expert_count(shape.experts)
+        writer.add_expert_used_count(shape.used)
+    if shape.is_moe and not is_llama_moe:
+        writer.add_expert_feed_forward_length(shape.expert_ff)
+    if shape.architecture in ("deepseek", "deepseek2"):
+        writer.add_leading_dense_block_count(shape.leading_dense if shape.is_moe else shape.layers)
+        writer.add_expert_shared_count(shape.shared_ff // shape.expert_ff if shape.is_moe else 0)
+        writer.add_expert_weights_scale(1.0)
+        if not shape.is_moe:
+            writer.add_expert_feed_forward_length(shape.ff)
+    if shape.architecture == "deepseek2":
+        writer.add_expert_weights_norm(shape.norms_expert_weights)
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SOFTMAX)
 
 
 def write_vocabulary(writer, tokenizer):
@@ -64,45 +94,49 @@ def write_vocabulary(writer, tokenizer):
     writer.add_add_bos_token(True)
 
 
-def write_tensors(writer, params, matrix_type):
-    """Matrices are trained as [in, out]; GGUF wants rows of inputs. Norms and routers stay F32."""
-
-    def add(name, array, quantize=True):
-        array = np.ascontiguousarray(array, dtype=np.float32)
-        tensor_type = matrix_type if quantize and array.ndim > 1 else gguf.GGMLQuantizationType.F32
-        writer.add_tensor(name, gguf.quants.quantize(array, tensor_type), raw_dtype=tensor_type)
-
-    is_moe = "r" in params
-    add("token_embd.weight", params["embd"])
-    add("output_norm.weight", params["norm"])
-    for i in range(params["q"].shape[0]):
-        prefix = f"blk.{i}."
-        add(prefix + "attn_norm.weight", params["an"][i])
-        add(prefix + "ffn_norm.weight", params["fn"][i])
-        for name, key in (("attn_q", "q"), ("attn_k", "k"), ("attn_v", "v"), ("attn_output", "o")):
-            add(f"{prefix}{name}.weight", params[key][i].T)
-        suffix = "_exps" if is_moe else ""
-        for name, key in (("ffn_gate", "g"), ("ffn_up", "u"), ("ffn_down", "w")):
-            add(f"{prefix}{name}{suffix}.weight", np.swapaxes(params[key][i], -1, -2))
-        if is_moe:
-            add(prefix + "ffn_gate_inp.weight", params["r"][i].T, quantize=False)
-
-
-def main():
-    args = parse_arguments()
-    with open(args.params, "rb") as file:
-        params = pickle.load(file)
-    with open(args.tokenizer) as file:
-        tokenizer = json.load(file)
-    writer = gguf.GGUFWriter(args.out, "llama")
-    writer.add_name(args.name)
-    write_shape(writer, params, args.ctx, args.top)
+def write_model(path, name, shape, params, tokenizer, matrix_type):
+    """Writes one model; returns its path."""
+    writer = gguf.GGUFWriter(path, shape.architecture)
+    writer.add_name(name)
+    write_shape(writer, shape)
     write_vocabulary(writer, tokenizer)
-    write_tensors(writer, params, TYPES[args.type])
+    if shape.architecture in UNTIED:
+        params = {**params, "output.weight": params["token_embd.weight"]}
+    for key, tensor in params.items():
+        array = np.ascontiguousarray(tensor.detach().float().cpu().numpy())
+        block = gguf.GGML_QUANT_SIZES[matrix_type][0]
+        narrow = array.ndim < 2 or "ffn_gate_inp" in key or array.shape[-1] % block
+        tensor_type = gguf.GGMLQuantizationType.F32 if narrow else matrix_type
+        writer.add_tensor(key, gguf.quants.quantize(array, tensor_type), raw_dtype=tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return path
+
+
+def export_pair(shape_name, checkpoints, corpus, out, type_name):
+    """Writes what has been trained so far; returns the paths."""
+    pair = SHAPES[shape_name]
+    tokenizer = json.loads((Path(corpus) / "tokenizer.json").read_text())
+    Path(out).mkdir(parents=True, exist_ok=True)
+    written = []
+    for part, phases, shape in (("target", ("target",), pair.target), ("draft", ("distill", "draft"), pair.draft)):
+        for phase in phases:
+            path = Path(checkpoints) / f"{phase}.pt"
+            if path.exists():
+                params = torch.load(path, map_location="cpu", weights_only=True)["params"]
+                name = f"drafthorse {shape_name} {part}"
+                file = Path(out) / f"{part}.gguf"
+                written.append(write_model(str(file), name, shape, params, tokenizer, TYPES[type_name]))
+                break
+    return written
+
+
+def main():
+    args = parse_arguments()
+    for path in export_pair(args.shape, args.checkpoints, args.corpus, args.out, args.type):
+        print(path)
 
 
 if __name__ == "__main__":
