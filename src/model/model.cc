@@ -103,7 +103,9 @@ void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
                            (8 * static_cast<uint64_t>(config_.n_layer) + 8);
   ledger.add(prefix + "dense weights", dense_.bytes());
   ledger.add(prefix + "KV cache", kv_.bytes());
-  ledger.add(prefix + "activations", workspace_.bytes() + scratch_bytes_ + routing);
+  const uint64_t attention = ops::attention_workspace_bytes(
+      attention_.shape, std::min(kStageTokens, options_.workspace.columns), options_.context);
+  ledger.add(prefix + "activations", workspace_.bytes() + scratch_bytes_ + routing + attention);
   ledger.add(prefix + "graphs", graphs);
 }
 

@@ -269,6 +269,22 @@ TEST_P(Attend, LargeScoresDoNotOverflow) {
   EXPECT_LT(one.largest_error(one.run(processor())), 5e-3);
 }
 
+// Memory is booked before anything runs.
+TEST_P(Attend, WorkspaceStaysWithinWhatIsForeseen) {
+  const AttentionShape shape = shape_of({64, 64, 8, 2}, GGML_TYPE_F16);
+  AttentionWorkspace workspace;
+  for (const int32_t context : {600, 3000, 5000}) {
+    for (const int32_t tokens : {1, 9, 40}) {
+      const SequenceCase one(shape, window(context - tokens, tokens), context, 13);
+      std::vector<float> out(static_cast<size_t>(tokens * shape.n_head * shape.value_dim));
+      const AttentionSequence sequence = one.part(0, static_cast<size_t>(tokens), out.data());
+      attend(processor(), shape, {&sequence, 1}, workspace);
+      EXPECT_LE(workspace.bytes(), attention_workspace_bytes(shape, 40, context));
+    }
+  }
+  EXPECT_GT(workspace.bytes(), 0U);
+}
+
 TEST(AttentionShape, SaysWhatIsSupported) {
   AttentionShape shape = shape_of({80, 80, 4, 2}, GGML_TYPE_F16);
   EXPECT_TRUE(supports_attention(shape));

@@ -235,12 +235,24 @@ AttentionWorkspace::~AttentionWorkspace() = default;
 AttentionWorkspace::AttentionWorkspace(AttentionWorkspace&&) noexcept = default;
 AttentionWorkspace& AttentionWorkspace::operator=(AttentionWorkspace&&) noexcept = default;
 
+size_t AttentionWorkspace::bytes() const { return lists_->partials.capacity() * sizeof(float); }
+
 bool supports_attention(const AttentionShape& shape) {
   const ggml_type type = shape.kv_type;
   if (type != GGML_TYPE_F16 && type != GGML_TYPE_BF16 && type != GGML_TYPE_Q8_0) return false;
   const auto fits = [&](int64_t dim) { return dim > 0 && dim <= kMaxHeadDim && dim % ggml_blck_size(type) == 0; };
   return fits(shape.key_dim) && fits(shape.value_dim) && shape.n_head_kv > 0 && shape.n_head > 0 &&
          shape.n_head % shape.n_head_kv == 0;
+}
+
+size_t attention_workspace_bytes(const AttentionShape& shape, int64_t tokens, int64_t context) {
+  // A row of partial results, its maximum and its sum per token, head and span; none where one span holds everything.
+  constexpr int64_t kMostLanes = simd::kMaxLanes;
+  const int64_t row_floats = (shape.value_dim + kMostLanes - 1) / kMostLanes * kMostLanes + 2;
+  const int64_t spans = (context + kAttentionSpan - 1) / kAttentionSpan;
+  if (spans <= 1) return 0;
+  return std::min(AttentionWorkspace::kMostBytes,
+                  static_cast<size_t>(tokens * shape.n_head * spans * row_floats) * sizeof(float));
 }
 
 void attend(const Processor& processor, const AttentionShape& shape, std::span<const AttentionSequence> sequences,
@@ -304,7 +316,8 @@ void attend(const Processor& processor, const AttentionShape& shape, std::span<c
       partial_floats = span.partial;
     }
   }
-  if (lists.partials.size() < partial_floats) lists.partials.resize(partial_floats);
+  // Exactly as much: what it grows to is booked beforehand.
+  if (lists.partials.size() < partial_floats) lists.partials = std::vector<float>(partial_floats);
 
   const auto pieces = static_cast<int64_t>(lists.pieces.size());
   const int64_t grain = work == 0 ? 1 : std::max<int64_t>(1, pieces * kLeastWork / work);

@@ -64,12 +64,17 @@ class AttentionWorkspace {
   AttentionWorkspace(AttentionWorkspace&&) noexcept;
   AttentionWorkspace& operator=(AttentionWorkspace&&) noexcept;
 
+  size_t bytes() const;  // of partial results
+
   struct Lists;
   Lists& lists() { return *lists_; }
 
  private:
   std::unique_ptr<Lists> lists_;
 };
+
+// What a workspace grows to, at most, for calls of up to `tokens` tokens of one sequence of up to `context` positions.
+size_t attention_workspace_bytes(const AttentionShape& shape, int64_t tokens, int64_t context);
 
 // Any number of sequences, any number of tokens each. The shape must be a supported one.
 void attend(const Processor& processor, const AttentionShape& shape, std::span<const AttentionSequence> sequences,
