@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
-#include <charconv>
 #include <fstream>
 #include <sstream>
 
@@ -11,6 +10,7 @@
 #include "console.h"
 #include "engine/engine.h"
 #include "engine/work.h"
+#include "engine_flags.h"
 #include "output.h"
 #include "plan/prediction.h"
 #include "plan/what_helps.h"
@@ -33,24 +33,8 @@ struct Plan {
 };
 
 Result<EngineOptions> engine_options(const PlanFlags& flags) {
-  EngineOptions options;
-  options.target_path = flags.target;
-  options.draft_path = flags.draft;
-  options.threads = flags.threads;
-  if (flags.context > 0) options.context = flags.context;
-  if (!flags.ram.empty()) {
-    ASSIGN_OR_RETURN(options.ram_bytes, parse_size(flags.ram));
-  }
-  if (flags.draft_depth != "auto") {
-    int32_t depth = 0;
-    const std::string& text = flags.draft_depth;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), depth);
-    if (error != std::errc() || end != text.data() + text.size() || depth < 0 || depth > kMaxDraftDepth) {
-      return usage_error(fmt::format("--draft-depth {}: give auto or a number from 0 to {}", text, kMaxDraftDepth));
-    }
-    options.draft_depth = depth;
-  }
-  return options;
+  return engine_options(
+      EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads, flags.draft_depth});
 }
 
 bool same_shape(const ModelConfig& a, const ModelConfig& b) {

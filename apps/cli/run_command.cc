@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <charconv>
 #include <cstdio>
 #include <fstream>
 #include <memory>
@@ -12,6 +11,7 @@
 #include "base/units.h"
 #include "chat.h"
 #include "engine/session.h"
+#include "engine_flags.h"
 #include "hits_picture.h"
 #include "interrupts.h"
 #include "output.h"
@@ -94,26 +94,11 @@ Result<std::string> read_prompt(const RunFlags& flags) {
 }
 
 Result<EngineOptions> engine_options(const RunFlags& flags) {
-  EngineOptions options;
-  options.target_path = flags.target;
-  options.draft_path = flags.draft;
-  if (flags.context > 0) options.context = flags.context;
-  options.threads = flags.threads;
+  ASSIGN_OR_RETURN(EngineOptions options, engine_options(EngineFlags{flags.target, flags.draft, flags.ram,
+                                                                     flags.context, flags.threads, flags.draft_depth}));
   options.isa = flags.isa;
   options.io = flags.io;
   if (!flags.eviction.empty()) options.eviction = flags.eviction;
-  if (!flags.ram.empty()) {
-    ASSIGN_OR_RETURN(options.ram_bytes, parse_size(flags.ram));
-  }
-  if (flags.draft_depth != "auto") {
-    int32_t depth = 0;
-    const std::string& text = flags.draft_depth;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), depth);
-    if (error != std::errc() || end != text.data() + text.size() || depth < 0 || depth > kMaxDraftDepth) {
-      return usage_error(fmt::format("--draft-depth {}: give auto or a number from 0 to {}", text, kMaxDraftDepth));
-    }
-    options.draft_depth = depth;
-  }
   ASSIGN_OR_RETURN(options.sampling, sampling_options(flags.sampling));
   return options;
 }
