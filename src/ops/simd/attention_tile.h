@@ -36,16 +36,6 @@ inline constexpr int64_t kDimTicks = 2;
 inline constexpr int64_t kPositionTicks = 4;
 inline constexpr int64_t kVectorsPerTick = 8;
 
-// Not std::min and std::max: what is no template over the vector would be shared between instruction sets.
-template <typename V>
-int64_t lesser(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-template <typename V>
-int64_t greater(int64_t a, int64_t b) {
-  return a > b ? a : b;
-}
-
 // Positions whose rows lie anywhere, one per lane, as the vectors' loads want them.
 template <typename V>
 struct PositionRows {

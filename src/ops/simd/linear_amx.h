@@ -10,7 +10,6 @@
 // summed by fma, the two added, and that added to the output; subnormal numbers are taken for zero, and made zero.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -62,7 +61,7 @@ template <typename V, int kColumnBytes>
 TileConfig two_sets(int64_t tokens) {
   TileConfig config;
   for (int first = 0; first < 6; first += 3) {
-    config.rows[first] = config.rows[first + 1] = static_cast<uint8_t>(std::min<int64_t>(tokens, kTileRows));
+    config.rows[first] = config.rows[first + 1] = static_cast<uint8_t>(lesser<V>(tokens, kTileRows));
     config.rows[first + 2] = kColumnBytes / 4;
     config.row_bytes[first] = config.row_bytes[first + 2] = sizeof(typename V::I);
     config.row_bytes[first + 1] = kColumnBytes;
@@ -142,7 +141,8 @@ void tile_of_bf16_pairs(const TileArguments& a) {
   };
   const size_t row_bytes = 2 * static_cast<size_t>(a.columns);
   for (size_t offset = 0; offset < row_bytes; offset += kMostBytes) {
-    const size_t bytes = std::min(kMostBytes, row_bytes - offset);
+    const size_t left = row_bytes - offset;
+    const size_t bytes = left < kMostBytes ? left : kMostBytes;
     const int steps = static_cast<int>((bytes + kStepBytes - 1) / kStepBytes);
     Rows<V>* rows = &rest_rows;
     if (bytes % kStepBytes == 0) {
@@ -157,10 +157,10 @@ void tile_of_bf16_pairs(const TileArguments& a) {
     for (int i = 0; i < 4 * steps; ++i) {
       I dwords[4];
       load_columns<V>(*rows, 16 * static_cast<size_t>(i), dwords);
-      std::copy_n(dwords, 4, weights + 4 * i);
+      for (int k = 0; k < 4; ++k) weights[4 * i + k] = dwords[k];
     }
     for (int64_t t = 0; t < a.tokens; t += kTileRows) {
-      x.take(a.x + t, std::min<int64_t>(kTileRows, a.tokens - t), bf16_offset(a.columns) + offset,
+      x.take(a.x + t, lesser<V>(kTileRows, a.tokens - t), bf16_offset(a.columns) + offset,
              static_cast<size_t>(steps * kStepBytes));
       t / kTileRows % 2 == 0 ? multiply.template operator()<0>(t, steps) : multiply.template operator()<3>(t, steps);
     }

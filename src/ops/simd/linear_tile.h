@@ -14,7 +14,6 @@
 // Floats lie as in memory, columns in lanes: they are read faster than they could be transposed.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -121,7 +120,7 @@ void tile_of_32(const TileArguments& a) {
   Sums sums(a.tokens);
   const int64_t all = a.columns / 32;
   for (int64_t first = 0; first < all; first += kBlocks) {
-    const int blocks = static_cast<int>(all - first < kBlocks ? all - first : kBlocks);
+    const int blocks = static_cast<int>(lesser<V>(all - first, kBlocks));
     const size_t offset = static_cast<size_t>(first) * Format::kBytes;
     Rows<V>& rows = chunk.move_to(offset, static_cast<size_t>(blocks) * Format::kBytes);
     for (int b = 0; b < blocks; ++b) scale[b] = Format::scale(rows, b * Format::kBytes);
@@ -129,7 +128,7 @@ void tile_of_32(const TileArguments& a) {
       Format::weights(rows, b * Format::kBytes, weights + 8 * b);
     }
     for (int64_t token = 0; token < a.tokens; token += Sums::kTokens) {
-      const int64_t tokens = std::min(Sums::kTokens, a.tokens - token);
+      const int64_t tokens = lesser<V>(Sums::kTokens, a.tokens - token);
       sums.prepare(weights, blocks, a.x + token, tokens, 32 * static_cast<size_t>(first));
       for_token_tiles<V::kIntTokens>(
           tokens, [&]<int T>(int64_t tile) __attribute__((always_inline)) {
@@ -178,7 +177,7 @@ void tile_of_256(const TileArguments& a) {
     const size_t offset = static_cast<size_t>(block) * Format::kBytes;
     Format::decode(chunk.move_to(offset, Format::kBytes), 0, tile);
     for (int64_t token = 0; token < a.tokens; token += Sums::kTokens) {
-      const int64_t tokens = std::min(Sums::kTokens, a.tokens - token);
+      const int64_t tokens = lesser<V>(Sums::kTokens, a.tokens - token);
       sums.prepare(tile.weights, kGroups, a.x + token, tokens, static_cast<size_t>(block * kChunk));
       for_token_tiles<V::kIntTokens>(
           tokens, [&]<int T>(int64_t first) __attribute__((always_inline)) {
@@ -286,9 +285,7 @@ void tile_of_floats(const TileArguments& a) {
   const std::byte* weights[V::kLanes];
   // Rows up to a multiple of R are computed; those beyond the last are the last again.
   const int64_t rows = (a.rows + R - 1) / R * R;
-  const auto row = [&](int64_t r) {
-    return a.weights + static_cast<size_t>(r < a.rows ? r : a.rows - 1) * a.row_bytes;
-  };
+  const auto row = [&](int64_t r) { return a.weights + static_cast<size_t>(lesser<V>(r, a.rows - 1)) * a.row_bytes; };
   const auto multiply = [&]<typename Loader>(Loader, int64_t column, int64_t steps) {
     for_token_tiles<V::kFloatTokens>(
         a.tokens, [&]<int T>(int64_t t0) __attribute__((always_inline)) {
@@ -305,7 +302,7 @@ void tile_of_floats(const TileArguments& a) {
   const int64_t whole = a.columns / kStepColumns * kStepColumns;
   const int64_t chunk = converts ? kMostConverted : a.tokens > 1 ? kMostCached : whole;
   for (int64_t column = 0; column < whole; column += chunk) {
-    const int64_t count = whole - column < chunk ? whole - column : chunk;
+    const int64_t count = lesser<V>(whole - column, chunk);
     for (int64_t r = 0; r < rows; ++r) weights[r] = row(r) + static_cast<size_t>(column) * kColumnBytes;
     if (!converts) {
       multiply(Format(), column, count / kStepColumns);

@@ -2,8 +2,19 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace drafthorse::ops::simd {
+
+// Not std::min and std::max: what is no template over the vector would be shared between instruction sets.
+template <typename V>
+int64_t lesser(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+template <typename V>
+int64_t greater(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
 
 // Row r begins at row(r); offsets are bytes into each row.
 //
