@@ -19,6 +19,7 @@
 #include "sampling_flags.h"
 #include "stats_json.h"
 #include "suggest.h"
+#include "text_file.h"
 
 namespace drafthorse::cli {
 void print_summary(Console& console, Engine& engine, const Session& session) {
@@ -75,11 +76,9 @@ void print_stats(Console& console, const Engine& engine, const SessionStats& sta
 namespace {
 
 Result<std::string> read_all_of(std::FILE* file, const std::string& name) {
-  std::string text;
-  char piece[4096];
-  while (const size_t count = std::fread(piece, 1, sizeof(piece), file)) text.append(piece, count);
-  if (std::ferror(file) != 0) return file_error(fmt::format("{}: reading the prompt failed", name));
-  return text;
+  std::optional<std::string> text = read_text(file);
+  if (!text) return file_error(fmt::format("{}: reading the prompt failed", name));
+  return std::move(*text);
 }
 
 Result<std::string> read_prompt(const RunFlags& flags) {

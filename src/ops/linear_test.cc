@@ -207,13 +207,8 @@ TEST_P(LinearTest, SumsAreExactButForTheirRounding) {
   for (int64_t t = 0; t < kTokens; ++t) {
     const std::vector<float> values = activation_values(in.rows[t], width, activation_format(type));
     for (int64_t r = 0; r < kRows; ++r) {
-      double sum = 0;
-      double magnitude = 0;
-      for (int64_t c = 0; c < width; ++c) {
-        sum += static_cast<double>(w.row(r)[c]) * values[c];
-        magnitude += std::abs(static_cast<double>(w.row(r)[c]) * values[c]);
-      }
-      ASSERT_NEAR(y[t * kRows + r], sum, magnitude * 0x1p-20) << "row " << r << " token " << t;
+      const ExactDot exact = exact_dot(w.row(r), values.data(), width);
+      ASSERT_NEAR(y[t * kRows + r], exact.value, exact.magnitude * 0x1p-20) << "row " << r << " token " << t;
     }
   }
 }
@@ -293,14 +288,9 @@ TEST(Linear, AnyBytesGiveTheSameBitsOnAllInstructionSets) {
     for (size_t t = 0; t < 4; ++t) {
       const std::vector<float> rounded = activation_values(in.rows[t], kColumns, activation_format(type));
       for (int64_t r = 0; r < kRows; ++r) {
-        double sum = 0;
-        double magnitude = 0;
-        for (int64_t c = 0; c < kColumns; ++c) {
-          const double product = static_cast<double>(values[r * kColumns + c]) * rounded[c];
-          sum += product;
-          magnitude += std::abs(product);
-        }
-        ASSERT_NEAR(expected[t * kRows + r], sum, magnitude * 0x1p-18 + 1e-30) << "row " << r << " token " << t;
+        const ExactDot exact = exact_dot(values.data() + r * kColumns, rounded.data(), kColumns);
+        ASSERT_NEAR(expected[t * kRows + r], exact.value, exact.magnitude * 0x1p-18 + 1e-30)
+            << "row " << r << " token " << t;
       }
     }
   }

@@ -82,18 +82,26 @@ struct ReferenceDot {
   double value = 0;
   double deviation = 0;
 };
-inline ReferenceDot reference_dot(const float* w, const float* x, const std::vector<double>& rounding) {
-  ReferenceDot result;
-  double variance = 0;
-  double magnitude = 0;
-  for (size_t i = 0; i < rounding.size(); ++i) {
-    const double product = static_cast<double>(w[i]) * static_cast<double>(x[i]);
+struct ExactDot {
+  double value = 0;
+  double magnitude = 0;  // sum of the products' magnitudes
+};
+inline ExactDot exact_dot(const float* w, const float* x, int64_t columns) {
+  ExactDot result;
+  for (int64_t c = 0; c < columns; ++c) {
+    const double product = static_cast<double>(w[c]) * static_cast<double>(x[c]);
     result.value += product;
-    magnitude += std::abs(product);
+    result.magnitude += std::abs(product);
+  }
+  return result;
+}
+inline ReferenceDot reference_dot(const float* w, const float* x, const std::vector<double>& rounding) {
+  double variance = 0;
+  for (size_t i = 0; i < rounding.size(); ++i) {
     variance += static_cast<double>(w[i]) * w[i] * rounding[i] * rounding[i] / 3;
   }
-  result.deviation = std::sqrt(variance) + magnitude * 0x1p-22;
-  return result;
+  const ExactDot exact = exact_dot(w, x, static_cast<int64_t>(rounding.size()));
+  return {exact.value, std::sqrt(variance) + exact.magnitude * 0x1p-22};
 }
 inline constexpr double kDeviations = 6;  // allowed; one element in 500 million is farther off by chance
 
