@@ -47,6 +47,9 @@ LineEditor::LineEditor() : impl_(std::make_unique<Impl>()) {
   el_set(editor, EL_SETTY, "-d", "-isig", nullptr);
   el_set(editor, EL_ADDFN, "drop-line", "Drops what was typed", &Impl::on_interrupt);
   el_set(editor, EL_BIND, "^C", "drop-line", nullptr);
+  // Ctrl-D typed while an answer is made, or before the editor has set the terminal, reaches it as a NUL: the terminal
+  // driver's mark for the end of input.
+  el_set(editor, EL_BIND, "^@", "em-delete-or-list", nullptr);
   el_set(editor, EL_BIND, "^R", "em-inc-search-prev", nullptr);
 }
 

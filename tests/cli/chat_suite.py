@@ -109,6 +109,15 @@ class AtATerminal(CliTestCase):
         self.assertTrue(out.startswith(short))
         self.assertTrue(out.endswith(short[len(saved["messages"][2]["text"].lstrip().encode()) :].lstrip(b"\n")), answers)
 
+    def test_end_of_input_typed_early(self):
+        # Typed before the editor has set the terminal, Ctrl-D reaches it as the driver's mark for it: a NUL.
+        for typed in ("\x00", "\x04", "x = 1\n\x04"):
+            with self.subTest(typed=typed), Terminal("-n", "5") as chat:
+                chat.wait_for(PROMPT_MARK)
+                chat.type(typed)
+                code, _ = chat.end()
+                self.assertEqual(code, 0)
+
     def test_unusable_files(self):
         broken = [b"", b"{", b"[]", b'{"drafthorse_chat": 1}', b'{"drafthorse_chat": 2, "messages": []}',
                   b'{"drafthorse_chat": 1, "messages": [1]}', b'{"drafthorse_chat": 1, "messages": [{"role": "user"}]}',
