@@ -20,8 +20,8 @@ constexpr int kPopularity = kScoreSources + 1;
 constexpr int kRecent = kScoreSources + 2;
 constexpr unsigned kSourceSets = 1U << kScoreSources;
 
-constexpr double kRateGain = 0.04;     // of the newest token in popularity
-constexpr double kLearning = 0.05;     // first step; later ones are smaller (AdaGrad)
+constexpr double kRateGain = 0.04;  // of the newest token in popularity
+constexpr double kLearning = 0.05;  // first step; later ones are smaller (AdaGrad)
 constexpr double kMostLogOdds = 6;
 
 double log_odds(double p) {
@@ -115,10 +115,10 @@ class CombinedPredictor final : public Predictor {
     std::vector<double> probability;  // by expert; empty: to be worked out from what is ranked now
   };
   struct Layer {
-    std::vector<double> rate;    // share of recent tokens that used the expert
-    std::vector<char> recent;    // used by the text's last token
+    std::vector<double> rate;     // share of recent tokens that used the expert
+    std::vector<char> recent;     // used by the text's last token
     std::vector<OfToken> tokens;  // of the window, as far as spoken of
-    std::vector<ExpertId> used;  // by the window's tokens, once routed
+    std::vector<ExpertId> used;   // by the window's tokens, once routed
   };
   struct Weights {
     Features w{};
@@ -200,8 +200,7 @@ class CombinedPredictor final : public Predictor {
     }
     for (size_t s = 0; s < kScoreSources; ++s) {
       for (size_t r = 0; r < token.ranked[s].size(); ++r) {
-        calibration_[s].observe(id, static_cast<int>(r),
-                                is_used[static_cast<size_t>(index(token.ranked[s][r]))] != 0);
+        calibration_[s].observe(id, static_cast<int>(r), is_used[static_cast<size_t>(index(token.ranked[s][r]))] != 0);
       }
     }
   }

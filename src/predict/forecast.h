@@ -20,7 +20,7 @@ class Forecast {
   int n_layers() const { return static_cast<int>(layers_.size()); }
   int n_experts(LayerId layer) const { return static_cast<int>(layers_[index(layer)].need.size()); }
 
-  void clear();               // nothing is known of any layer
+  void clear();                // nothing is known of any layer
   void forget(LayerId layer);  // this layer's turn has come: nothing is to be expected of it any more
 
   // One more token uses the expert with this probability, independently of what was said before.

@@ -15,7 +15,7 @@ struct Scored {
   ScoreSource source;
 };
 constexpr Scored kScored[] = {
-    {"cross", ScoreSource::kCrossModel}, {"cross-norm", ScoreSource::kCrossModelNorm},
+    {"cross", ScoreSource::kCrossModel},         {"cross-norm", ScoreSource::kCrossModelNorm},
     {"draft-router", ScoreSource::kDraftRouter}, {"fitted", ScoreSource::kFitted},
     {"next-gate", ScoreSource::kNextGate},
 };

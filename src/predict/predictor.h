@@ -35,8 +35,8 @@ inline constexpr int kScoreSources = 5;
 
 struct TokenScores {
   ScoreSource source{};
-  int32_t token = 0;  // of the window; 0 is the text's last token
-  LayerId layer{};    // of the target: the layer that the scores speak of
+  int32_t token = 0;              // of the window; 0 is the text's last token
+  LayerId layer{};                // of the target: the layer that the scores speak of
   std::span<const float> logits;  // [experts of the layer]
 };
 

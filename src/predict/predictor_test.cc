@@ -128,12 +128,11 @@ TEST_P(PredictorConformance, TakesNumbersThatAreNone) {
   for (int e = 0; e < 16; ++e) EXPECT_TRUE(std::isfinite(forecast.need({LayerId{1}, ExpertId{e}})));
 }
 
-INSTANTIATE_TEST_SUITE_P(Predictors, PredictorConformance, ::testing::ValuesIn(predictor_names()),
-                         [](const auto& one) {
-                           std::string name = one.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Predictors, PredictorConformance, ::testing::ValuesIn(predictor_names()), [](const auto& one) {
+  std::string name = one.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
 
 // --- what each is good for
 
