@@ -38,7 +38,7 @@ class ForwardPass {
   // `cache` is nullptr for a dense model. All must outlive the pass; `interrupted` may be nullptr.
   ForwardPass(Model& model, ExpertCache* cache, const Clock& clock, const std::atomic<bool>* interrupted);
 
-  void set_trace(Trace* trace) { trace_ = trace; }  // must outlive the pass; nullptr: none
+  void set_trace(Trace* trace) { trace_ = trace; }                     // must outlive the pass; nullptr: none
   void set_observer(PassObserver* observer) { observer_ = observer; }  // likewise
 
   // Runs `tokens` from position kv.length() on and extends the KV cache by them. Logits of the last `logits_wanted`

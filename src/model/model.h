@@ -36,7 +36,7 @@ struct ModelOptions {
 
 // A router applied to a layer's FFN input beside the layer's own: where another layer, or another model, would send it.
 struct RouterProbe {
-  LayerId at{};                 // the layer whose FFN input is looked at
+  LayerId at{};                   // the layer whose FFN input is looked at
   ggml_tensor* router = nullptr;  // [n_embd, experts]; must hold its weights when a pass runs
   // Both or none, [n_embd]: the input is taken back from this model's norm and given the other's.
   ggml_tensor* norm = nullptr;
@@ -67,6 +67,7 @@ class Model {
 
   const ModelConfig& config() const { return config_; }
   const ExpertLayout& layout() const { return layout_; }
+  uint64_t dense_bytes() const { return dense_.bytes(); }
   KvCache& kv() { return kv_; }
   const KvCache& kv() const { return kv_; }
   Workspace& workspace() { return workspace_; }
