@@ -43,9 +43,9 @@ void add_schedule_flags(CLI::App& command, ScheduleFlags& flags) {
           },
           "", ""))
       ->capture_default_str();
-  command.add_option("--reads", flags.reads, "experts read together (batched) or one after the other (single)")
-      ->type_name("NAME")
-      ->check(one_of({"batched", "single"}))
+  command.add_option("--batched-reads", flags.batched_reads, "on: experts are read together; off: one after the other")
+      ->type_name("on|off")
+      ->check(one_of({"on", "off"}))
       ->capture_default_str();
 }
 
@@ -56,7 +56,7 @@ ScheduleOptions schedule_options(const ScheduleFlags& flags) {
   options.prefetch = flags.prefetch;
   options.eviction = flags.eviction;
   if (flags.cutoff != "auto") options.cutoff_layers = std::stoi(flags.cutoff);
-  options.batched_reads = flags.reads == "batched";
+  options.batched_reads = flags.batched_reads == "on";
   return options;
 }
 

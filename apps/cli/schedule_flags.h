@@ -16,7 +16,7 @@ struct ScheduleFlags {
   std::string prefetch;
   std::string eviction;
   std::string cutoff = "auto";
-  std::string reads = "batched";
+  std::string batched_reads = "on";
 };
 
 void add_schedule_flags(CLI::App& command, ScheduleFlags& flags);

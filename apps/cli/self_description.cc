@@ -35,7 +35,7 @@ constexpr std::pair<const char*, const char*> kWords[] = {
     {"--prefetch", "none cutoff cutoff-sync next-layer top ahead deadline list"},
     {"--eviction", "lru lfu lru-layer stale-first activation next-use draft-guided list"},
     {"--cutoff", "auto"},
-    {"--reads", "batched single"},
+    {"--batched-reads", "on off"},
     {"--isa", "portable avx2 avx-vnni avx512 avx512-bf16 list"},
     {"--draft-depth", "auto 0 1 2 4 8 16"},
     {"--accept", "noise rejection"}};
