@@ -129,9 +129,7 @@ Status Engine::create_models() {
 
 int32_t Engine::draft_depth_limit() const { return draft_index_ ? options_.draft_depth.value_or(kMaxAutoDepth) : 0; }
 
-Status Engine::check_interrupted() const {
-  return *interrupted_ ? Status(StatusKind::kInterrupted, "interrupted") : Status();
-}
+Status Engine::check_interrupted() const { return *interrupted_ ? interrupted_error() : Status(); }
 
 std::unique_ptr<Sampler> Engine::create_sampler() const {
   Result<std::unique_ptr<Sampler>> sampler = Sampler::create(*tokenizer_, options_.sampling);

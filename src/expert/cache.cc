@@ -455,7 +455,7 @@ Status ExpertCache::fill_and_wait(const std::function<bool(int, int)>& progress)
     continue_fill();
     if (progress && !progress(resident_slots(), slots())) {
       filling_ = false;
-      return {StatusKind::kInterrupted, "interrupted"};
+      return interrupted_error();
     }
   }
   return {};

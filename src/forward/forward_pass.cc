@@ -76,7 +76,7 @@ Status ForwardPass::run_chunk(std::span<const int32_t> tokens, int32_t logits_wa
     const LayerId layer{i};
     const int64_t layer_start = trace_ != nullptr ? clock_.now_ns() : 0;
     for (int32_t first = 0; first < count; first += kStageTokens) {
-      if (interrupted_ != nullptr && *interrupted_) return {StatusKind::kInterrupted, "interrupted"};
+      if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
       model_.attention(layer, first, std::min(kStageTokens, count - first));
       if (cache_ != nullptr) cache_->poll();
     }
@@ -145,7 +145,7 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
   cache_->demand(layer, union_);
   if (observer_ != nullptr) observer_->demanded(layer);
   while (true) {
-    if (interrupted_ != nullptr && *interrupted_) return {StatusKind::kInterrupted, "interrupted"};
+    if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     ASSIGN_OR_RETURN(const std::vector<ExpertId> ready, cache_->take_ready());
     if (ready.empty()) break;
     prefetch_next_layer(layer, count);
@@ -212,7 +212,7 @@ Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
   cache_->set_background_limit(kPrefillBackgroundBytes);
   cache_->demand(layer, union_);
   for (const ExpertId expert : union_) {
-    if (interrupted_ != nullptr && *interrupted_) return {StatusKind::kInterrupted, "interrupted"};
+    if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     RETURN_IF_ERROR(cache_->wait_for(expert));
     prefetch_next_layer(layer, count);
     const std::vector<int32_t>& tokens = tokens_of_[index(expert)];

@@ -209,7 +209,7 @@ Status read_all(std::span<const ExtentRead> reads, const FileSet& files, ReadQue
     finished.clear();
     if (!progress || given_up || progress(std::min(reader.bytes_read(), total), total)) continue;
     given_up = true;
-    if (first_failure.ok()) first_failure = Status(StatusKind::kInterrupted, "interrupted");
+    if (first_failure.ok()) first_failure = interrupted_error();
     for (const ExtentReader::JobId job : jobs) reader.cancel(job);
   }
   return first_failure;
