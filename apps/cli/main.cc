@@ -13,6 +13,7 @@
 #include "profile_command.h"
 #include "run_command.h"
 #include "self_description.h"
+#include "simulate_command.h"
 #include "suggest.h"
 
 namespace {
@@ -68,6 +69,8 @@ int main(int argc, char** argv) {
   const CLI::App* inspect_command = add_inspect_command(app, inspect_flags);
   ProfileFlags profile_flags;
   const CLI::App* profile_command = add_profile_command(app, profile_flags);
+  SimulateFlags simulate_flags;
+  const CLI::App* simulate_command = add_simulate_command(app, simulate_flags);
   std::string shell;
   CLI::App* completion =
       app.add_subcommand("completion", "Print a completion script: eval \"$(drafthorse completion bash)\"");
@@ -88,6 +91,7 @@ int main(int argc, char** argv) {
   if (plan_command->parsed()) return plan(plan_flags);
   if (inspect_command->parsed()) return inspect(inspect_flags);
   if (profile_command->parsed()) return profile(profile_flags);
+  if (simulate_command->parsed()) return simulate(simulate_flags);
   if (completion->parsed()) return print(shell == "bash" ? bash_completion(app) : zsh_completion(app));
   return man->parsed() ? print(man_page(app, DRAFTHORSE_VERSION)) : 0;
 }

@@ -15,6 +15,7 @@
 #include "hits_picture.h"
 #include "interrupts.h"
 #include "output.h"
+#include "routing_file.h"
 #include "run_trace.h"
 #include "sampling_flags.h"
 #include "stats_json.h"
@@ -242,6 +243,10 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
   run->add_option("--trace", flags.trace_file, "write a trace that ui.perfetto.dev and chrome://tracing open")
       ->type_name("FILE")
       ->check(check_not_empty);
+  run->add_option("--trace-routing", flags.routing_file,
+                  "write which experts were used and predicted, and the times, for drafthorse simulate")
+      ->type_name("FILE")
+      ->check(check_not_empty);
   run->callback([prompt, explain, &flags] {
     flags.prompt_given = prompt->count() > 0;
     flags.explain = explain->count() > 0;
@@ -287,6 +292,14 @@ int run(const RunFlags& flags) {
     options->trace = trace.get();
   }
 
+  std::unique_ptr<RoutingFileWriter> routing;
+  if (!flags.routing_file.empty()) {
+    Result<std::unique_ptr<RoutingFileWriter>> made = RoutingFileWriter::open(flags.routing_file);
+    if (!made.ok()) return fail(console, made.status());
+    routing = std::move(made).value();
+    options->schedule.record = routing.get();
+  }
+
   Interrupts interrupts;
   options->interrupt = interrupts.flag();
   Result<std::unique_ptr<Engine>> opened =
@@ -299,7 +312,17 @@ int run(const RunFlags& flags) {
   if (!opened.ok()) return fail(console, opened.status());
   Engine& engine = **opened;
   for (const std::string& notice : engine.notices()) console.line("note: " + notice);
-  if (interactive) return chat(engine, flags, console);
+  if (routing != nullptr) {
+    if (engine.target().cache == nullptr) {
+      return fail(console, usage_error("the model has no experts: there is no routing to trace"));
+    }
+    routing->begin(engine);
+  }
+  if (interactive) {
+    const int code = chat(engine, flags, console);
+    const Status written = routing != nullptr ? routing->finish() : Status();
+    return written.ok() ? code : fail(console, written);
+  }
 
   Session session(engine);
   std::vector<int32_t> tokens;
@@ -339,6 +362,10 @@ int run(const RunFlags& flags) {
   }
   if (trace != nullptr) {
     const Status written = trace->finish();
+    if (!written.ok()) return fail(console, written);
+  }
+  if (routing != nullptr) {
+    const Status written = routing->finish();
     if (!written.ok()) return fail(console, written);
   }
   return static_cast<int>(status.kind());

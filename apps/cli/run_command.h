@@ -35,6 +35,7 @@ struct RunFlags {
   bool explain = false;
   std::string explain_file;  // empty: standard error
   std::string trace_file;
+  std::string routing_file;  // of --trace-routing
   bool stats = false;
   std::string stats_file;
 };

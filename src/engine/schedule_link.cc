@@ -62,7 +62,10 @@ Result<std::unique_ptr<ScheduleLink>> ScheduleLink::create(const ScheduleOptions
   link->wanted_ = link->predictor_->wants();
   RETURN_IF_ERROR(link->probe_next_gates(target));
   if (draft != nullptr) RETURN_IF_ERROR(link->probe_draft(target, *draft));
-  const bool served = !link->draft_scores_.empty() || !link->target_scores_.empty() || !link->router_of_.empty();
+  const auto is_wanted = [&](const Score& score) { return link->wants(score.source); };
+  const bool served = std::any_of(link->draft_scores_.begin(), link->draft_scores_.end(), is_wanted) ||
+                      std::any_of(link->target_scores_.begin(), link->target_scores_.end(), is_wanted) ||
+                      (link->wants(ScoreSource::kDraftRouter) && !link->router_of_.empty());
   if (!link->wanted_.empty() && !served) {
     link->missing_ = fmt::format("the predictor '{}' needs {}: it will predict nothing", options.predictor,
                                  draft == nullptr ? "a draft model (-d)" : "a draft of the target's width");
@@ -74,8 +77,20 @@ bool ScheduleLink::wants(ScoreSource source) const {
   return std::find(wanted_.begin(), wanted_.end(), source) != wanted_.end();
 }
 
+// A record serves all policies, so it holds whatever one of them may use.
+bool ScheduleLink::asks_for(ScoreSource source) const {
+  const bool recorded = source == ScoreSource::kCrossModel || source == ScoreSource::kDraftRouter ||
+                        source == ScoreSource::kFitted || source == ScoreSource::kNextGate;
+  return wants(source) || (options_.record != nullptr && recorded);
+}
+
+void ScheduleLink::tell(const TokenScores& scores, LayerId at) {
+  if (recorder_ != nullptr) recorder_->scored(scores, at);
+  if (wants(scores.source)) scheduler_->scored(scores);
+}
+
 Status ScheduleLink::probe_next_gates(Model& target) {
-  if (!wants(ScoreSource::kNextGate)) return {};
+  if (!asks_for(ScoreSource::kNextGate)) return {};
   std::vector<RouterProbe> probes;
   for (int32_t i = 0; i + 1 < target.config().n_layer; ++i) {
     const LayerId next{i + 1};
@@ -92,18 +107,18 @@ Status ScheduleLink::probe_draft(const Model& target, Model& draft) {
   std::vector<RouterProbe> probes;
   const bool same_width = draft.config().n_embd == target.config().n_embd;
   const bool same_experts = draft.config().n_expert == target.config().n_expert;
-  if (wants(ScoreSource::kDraftRouter) && same_experts) router_of_.resize(static_cast<size_t>(draft_layers));
+  if (asks_for(ScoreSource::kDraftRouter) && same_experts) router_of_.resize(static_cast<size_t>(draft_layers));
   for (int32_t i = 0; i < layers; ++i) {
     const LayerId layer{i};
     if (!target.is_moe_layer(layer)) continue;
     const LayerId at = draft_layer_for(layer, layers, draft_layers);
     if (!router_of_.empty() && draft.is_moe_layer(at)) router_of_[index(at)].push_back(layer);
     if (!same_width) continue;
-    if (wants(ScoreSource::kCrossModel)) {
+    if (asks_for(ScoreSource::kCrossModel)) {
       probes.push_back({.at = at, .router = target.router(layer)});
       draft_scores_.push_back({ScoreSource::kCrossModel, layer});
     }
-    if (wants(ScoreSource::kCrossModelNorm)) {
+    if (asks_for(ScoreSource::kCrossModelNorm)) {
       probes.push_back({at, target.router(layer), draft.ffn_norm(at), target.ffn_norm(layer)});
       draft_scores_.push_back({ScoreSource::kCrossModelNorm, layer});
     }
@@ -120,6 +135,9 @@ void ScheduleLink::start(LoadedModel& target, LoadedModel* draft, double bytes_p
                                                  make_prefetch_policy(options_.prefetch, {options_.cutoff_layers}),
                                                  options, clock);
   target.cache->set_batched(options_.batched_reads);
+  if (options_.record != nullptr) {
+    recorder_ = std::make_unique<RoutingRecorder>(*target.cache, shapes_, *options_.record, clock);
+  }
   target.pass->set_observer(&verify_observer_);
   if (draft != nullptr) draft->pass->set_observer(&draft_observer_);
 }
@@ -128,12 +146,14 @@ void ScheduleLink::begin_cycle(int depth) {
   if (scheduler_ == nullptr) return;
   phase_ = Phase::kDrafting;
   draft_observer_.token = -1;
+  if (recorder_ != nullptr) recorder_->begin_cycle(depth);
   scheduler_->begin_cycle(depth);
 }
 
 void ScheduleLink::begin_verify(int tokens) {
   if (scheduler_ == nullptr) return;
   phase_ = Phase::kVerifying;
+  if (recorder_ != nullptr) recorder_->begin_verify(tokens);
   scheduler_->begin_verify(tokens);
 }
 
@@ -141,6 +161,11 @@ void ScheduleLink::end_cycle(int committed) {
   if (scheduler_ == nullptr) return;
   phase_ = Phase::kIdle;
   scheduler_->end_cycle(committed);
+  if (recorder_ != nullptr) recorder_->end_cycle(committed);
+}
+
+void ScheduleLink::note_agreement(const TracedAgreement& agreement) {
+  if (recorder_ != nullptr) recorder_->agreement(agreement);
 }
 
 void ScheduleLink::DraftObserver::staged(LayerId layer, int32_t count) {
@@ -150,14 +175,14 @@ void ScheduleLink::DraftObserver::staged(LayerId layer, int32_t count) {
   for (size_t i = 0; i < link_.draft_scores_.size(); ++i) {
     if (link_.draft_->probes()[i].at != layer) continue;
     const Score& score = link_.draft_scores_[i];
-    link_.scheduler_->scored({score.source, token, score.layer, link_.draft_->probe_logits(i, count - 1)});
+    link_.tell({score.source, token, score.layer, link_.draft_->probe_logits(i, count - 1)}, layer);
   }
   if (!link_.router_of_.empty()) {
     const auto experts = static_cast<size_t>(link_.draft_->config().n_expert);
     const std::span<const float> logits(
         link_.draft_->workspace().router_logits + static_cast<size_t>(count - 1) * experts, experts);
     for (const LayerId of : link_.router_of_[index(layer)]) {
-      link_.scheduler_->scored({ScoreSource::kDraftRouter, token, of, logits});
+      link_.tell({ScoreSource::kDraftRouter, token, of, logits}, layer);
     }
   }
   link_.scheduler_->draft_worked();
@@ -169,13 +194,15 @@ void ScheduleLink::VerifyObserver::staged(LayerId layer, int32_t count) {
     if (link_.target_->probes()[i].at != layer) continue;
     const Score& score = link_.target_scores_[i];
     for (int32_t t = 0; t < count; ++t) {
-      link_.scheduler_->scored({score.source, t, score.layer, link_.target_->probe_logits(i, t)});
+      link_.tell({score.source, t, score.layer, link_.target_->probe_logits(i, t)}, layer);
     }
   }
 }
 
 void ScheduleLink::VerifyObserver::routed(LayerId layer, std::span<const ExpertId> used) {
-  if (link_.phase_ == Phase::kVerifying) link_.scheduler_->routed(layer, used);
+  if (link_.phase_ != Phase::kVerifying) return;
+  if (link_.recorder_ != nullptr) link_.recorder_->routed(layer, used);
+  link_.scheduler_->routed(layer, used);
 }
 
 void ScheduleLink::VerifyObserver::demanded(LayerId layer) {
@@ -183,7 +210,14 @@ void ScheduleLink::VerifyObserver::demanded(LayerId layer) {
 }
 
 void ScheduleLink::VerifyObserver::worked() {
-  if (link_.phase_ == Phase::kVerifying) link_.scheduler_->worked();
+  if (link_.phase_ != Phase::kVerifying) return;
+  link_.scheduler_->worked();
+  if (link_.recorder_ != nullptr) link_.recorder_->worked();
+}
+
+// Outside of a cycle it is a prompt. What a cycle commits is told by its end.
+void ScheduleLink::VerifyObserver::committed(std::span<const std::vector<int32_t>> uses, int32_t count) {
+  if (link_.phase_ == Phase::kIdle && link_.recorder_ != nullptr) link_.recorder_->prompt(uses, count);
 }
 
 }  // namespace drafthorse

@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "forward/pass_observer.h"
 #include "model/model.h"
+#include "schedule/routing_recorder.h"
 #include "schedule/scheduler.h"
 
 namespace drafthorse {
@@ -25,6 +26,7 @@ struct ScheduleOptions {
   std::string eviction;
   std::optional<int> cutoff_layers;  // default: by SP-MoE's formula
   bool batched_reads = true;
+  RoutingSink* record = nullptr;  // is handed the routing; must outlive the engine
 };
 
 // The names filled in and checked: kUsage, saying what there is.
@@ -43,6 +45,8 @@ class ScheduleLink {
   void begin_cycle(int depth);
   void begin_verify(int tokens);
   void end_cycle(int committed);
+  // What the prompt told the depth policy, for the record.
+  void note_agreement(const TracedAgreement& agreement);
 
   ExpertScheduler* scheduler() const { return scheduler_.get(); }  // nullptr for a dense target
   const ScheduleOptions& options() const { return options_; }
@@ -71,6 +75,7 @@ class ScheduleLink {
     void routed(LayerId layer, std::span<const ExpertId> used) override;
     void demanded(LayerId layer) override;
     void worked() override;
+    void committed(std::span<const std::vector<int32_t>> uses, int32_t count) override;
 
    private:
     ScheduleLink& link_;
@@ -82,6 +87,8 @@ class ScheduleLink {
   Status probe_next_gates(Model& target);
   Status probe_draft(const Model& target, Model& draft);
   bool wants(ScoreSource source) const;
+  bool asks_for(ScoreSource source) const;  // for the predictor or for the record
+  void tell(const TokenScores& scores, LayerId at);
 
   ScheduleOptions options_;
   RoutingShapes shapes_;
@@ -94,6 +101,7 @@ class ScheduleLink {
   Model* target_ = nullptr;
   Model* draft_ = nullptr;
   std::unique_ptr<ExpertScheduler> scheduler_;
+  std::unique_ptr<RoutingRecorder> recorder_;  // nullptr: nothing is recorded
   Phase phase_ = Phase::kIdle;
   DraftObserver draft_observer_;
   VerifyObserver verify_observer_;

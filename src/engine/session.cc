@@ -85,8 +85,10 @@ void Session::prime_depth_policy(std::span<const int32_t> draft_choices, size_t 
     if (sampler_->choose_freely(logits, first + i) == draft_choices[i]) ++agreed;
   }
   primed_ = true;
-  depth_policy_->prime({agreed, static_cast<int>(draft_choices.size()),
-                        target_.pass->distinct_by_window(target_.model->workspace().shape().max_window)});
+  const int positions = static_cast<int>(draft_choices.size());
+  std::vector<double> distinct = target_.pass->distinct_by_window(target_.model->workspace().shape().max_window);
+  engine_.schedule().note_agreement({agreed, positions, distinct});
+  depth_policy_->prime({agreed, positions, std::move(distinct)});
 }
 
 // Adds a chosen token to the text. False: the text ends with it, or it ends the text.

@@ -279,17 +279,19 @@ std::vector<double> ForwardPass::distinct_by_window(int32_t most) const {
 void ForwardPass::record_committed(int32_t count) {
   CHECK(count <= chunk_tokens_);
   if (cache_ == nullptr || count == 0) return;
-  std::vector<int32_t> used(static_cast<size_t>(model_.config().n_expert));
+  std::vector<std::vector<int32_t>> uses(static_cast<size_t>(model_.config().n_layer));
   for (int32_t i = 0; i < model_.config().n_layer; ++i) {
     const LayerId layer{i};
     if (!model_.is_moe_layer(layer)) continue;
-    std::fill(used.begin(), used.end(), 0);
+    std::vector<int32_t>& used = uses[static_cast<size_t>(i)];
+    used.resize(static_cast<size_t>(model_.config().n_expert));
     for (int32_t t = 0; t < count; ++t) {
       for (const RoutedExpert& one : routed(layer, t)) ++used[index(one.expert)];
     }
     cache_->record_uses(layer, used, count);
   }
   cache_->advance(count);
+  if (observer_ != nullptr) observer_->committed(uses, count);
 }
 
 }  // namespace drafthorse

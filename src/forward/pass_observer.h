@@ -2,7 +2,9 @@
 // prefetching work with. Long runs (prompts) are not told of.
 #pragma once
 
+#include <cstdint>
 #include <span>
+#include <vector>
 
 #include "base/ids.h"
 
@@ -18,6 +20,8 @@ class PassObserver {
   virtual void demanded(LayerId) {}
   // Experts were computed.
   virtual void worked() {}
+  // `count` tokens became part of the text, a prompt's too; uses[layer][expert] of them used the expert.
+  virtual void committed(std::span<const std::vector<int32_t>> /*uses*/, int32_t /*count*/) {}
 };
 
 }  // namespace drafthorse

@@ -10,7 +10,6 @@
 namespace drafthorse {
 namespace {
 
-constexpr int kRanksPerUsed = 4;    // the 4k best of k used ones hold nearly all
 constexpr double kPriorSeen = 4;    // observations that the guess counts for
 constexpr double kMostSeen = 2000;  // older ones fade: texts change
 

@@ -13,6 +13,9 @@ namespace drafthorse {
 // Experts by falling score, the lower id of equals; numbers that are none come last. At most `most`.
 std::vector<ExpertId> rank_experts(std::span<const float> logits, size_t most);
 
+// Ranks that are told apart: the best of so many times what a token uses hold nearly all that it uses.
+inline constexpr int kRanksPerUsed = 4;
+
 // How often an expert that some source ranks r-th for a token of some layer is one that the token uses. Begins with a
 // guess that a few observations outweigh.
 class RankCalibration {

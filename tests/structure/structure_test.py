@@ -21,6 +21,7 @@ LAYERS = {
     "predict": {"base"},
     "expert": {"base", "io", "ops", "predict"},
     "schedule": {"base", "io", "ops", "plan", "predict", "expert"},
+    "simulate": {"base", "io", "ops", "plan", "predict", "expert", "schedule"},
     "forward": {"base", "io", "backend", "ops", "model", "predict", "expert"},
     "profile": {"base", "io", "backend", "ops", "plan"},
     "draft": {"base", "io", "backend", "ops", "model", "predict", "expert", "forward"},
