@@ -1,5 +1,4 @@
-// The file of `run --trace-routing`: JSON, a line for the model, then one for each part of a prompt and each cycle.
-// Described in docs/simulating.md.
+// The file of `run --trace-routing` (routing_json.h), written and read.
 #pragma once
 
 #include <fstream>
@@ -35,9 +34,7 @@ class RoutingFileWriter final : public RoutingSink {
   std::ofstream file_;
 };
 
-// kFile, saying which line, where `text` (read from `name`) is not such a file. A last line without an end, of a run
-// that was killed while writing it, is left out.
-Result<RoutingTrace> parse_routing(const std::string& text, const std::string& name);
+// kFile where it cannot be read or is not what was written here.
 Result<RoutingTrace> read_routing_file(const std::string& path);
 
 }  // namespace drafthorse::cli

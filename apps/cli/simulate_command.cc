@@ -183,7 +183,7 @@ Status choose_link(const SimulateFlags& flags, const RoutingTrace& recorded, Set
     setup.trace.model.load_bytes_per_s = 0;
     return {};
   }
-  link.bytes_per_s = measured_link(recorded);
+  link.bytes_per_s = measured_link(recorded, link.latency_ns);
   if (link.bytes_per_s > 0) return {};
   if (recorded.model.load_bytes_per_s > 0) {
     link.bytes_per_s = recorded.model.load_bytes_per_s;
@@ -276,12 +276,12 @@ Result<std::vector<std::pair<std::string, ReplayOptions>>> choose_policies(const
     return true;
   };
   if (flags.policies.empty()) {
-    const TracedModel& model = setup.trace.model;
-    ReplayOptions& options = chosen.emplace_back(printable(model.policy), setup.options).second;
-    if (const auto policy = find_schedule_policy(model.policy)) options.take(*policy);
-    options.predictor = model.predictor;
-    options.prefetch = model.prefetch;
-    options.eviction = model.eviction;
+    ReplayOptions& options = chosen.emplace_back(printable(setup.trace.model.policy), setup.options).second;
+    const ReplayOptions recorded = recorded_options(setup.trace);
+    options.predictor = recorded.predictor;
+    options.prefetch = recorded.prefetch;
+    options.eviction = recorded.eviction;
+    options.adaptive_shares = recorded.adaptive_shares;
     return chosen;
   }
   if (flags.policies == "all") {

@@ -101,17 +101,4 @@ ComputeCost measured_cost(const RoutingTrace& trace) {
   return cost;
 }
 
-double measured_link(const RoutingTrace& trace) {
-  double sum = 0;
-  double count = 0;
-  for (const TracedText& text : trace.texts) {
-    for (const TracedCycle& cycle : text.cycles) {
-      if (cycle.link_bytes_per_s <= 0) continue;
-      sum += 1 / cycle.link_bytes_per_s;
-      ++count;
-    }
-  }
-  return count > 0 ? count / sum : 0;
-}
-
 }  // namespace drafthorse

@@ -26,7 +26,4 @@ struct ComputeCost {
 // ones. Where windows hardly differed in size, half of a stage is taken to grow with it.
 ComputeCost measured_cost(const RoutingTrace& trace);
 
-// Bytes per second that the recording machine's storage delivered while it was waited for; 0 where it never was.
-double measured_link(const RoutingTrace& trace);
-
 }  // namespace drafthorse

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <memory>
 
@@ -13,8 +14,6 @@ namespace drafthorse {
 namespace {
 
 constexpr int kMaxAutoDepth = 64;  // the engine's
-
-int64_t nanoseconds(double s) { return static_cast<int64_t>(s * 1e9 + 0.5); }
 
 // The recorded model's experts, one behind the other in a file that is never opened.
 ExpertLayout layout_of(const TracedModel& model) {
@@ -53,7 +52,13 @@ class Replay {
   void prefetch_next_layer(LayerId layer, int tokens);
   void commit(const ReplayWindow& window);
   bool tell(const TracedScore& score, int token);
-  void work(double s) { clock_.advance_by(nanoseconds(s)); }
+  void work(double s) {
+    // Fractions of a nanosecond are kept: rounded away they would add up.
+    worked_ns_ += s * 1e9;
+    const double whole = std::floor(worked_ns_);
+    clock_.advance_by(static_cast<int64_t>(whole));
+    worked_ns_ -= whole;
+  }
   int choose_depth(const RecordedWindows& windows);
   int64_t stall_ns() const;
   uint64_t least_expert_bytes() const;
@@ -62,6 +67,7 @@ class Replay {
   const ReplayOptions& options_;
   const ExpertLayout layout_;
   VirtualClock clock_;
+  double worked_ns_ = 0;  // not yet on the clock
   std::unique_ptr<FileSet> files_;
   std::unique_ptr<ReadQueue> queue_;
   std::unique_ptr<ExpertCache> cache_;
@@ -381,6 +387,37 @@ double ReplayResult::hit_rate() const {
 
 Result<ReplayResult> replay(const RoutingTrace& trace, const ReplayOptions& options) {
   return Replay(trace, options).run();
+}
+
+ReplayOptions recorded_options(const RoutingTrace& trace) {
+  ReplayOptions options;
+  if (const auto policy = find_schedule_policy(trace.model.policy)) options.take(*policy);
+  options.predictor = trace.model.predictor;
+  options.prefetch = trace.model.prefetch;
+  options.eviction = trace.model.eviction;
+  options.batched_reads = trace.model.batched_reads;
+  options.slots = std::clamp(trace.model.slots, std::min(ExpertCache::kLeastSlots, trace.model.total_experts()),
+                             trace.model.total_experts());
+  return options;
+}
+
+double measured_link(const RoutingTrace& trace, int64_t latency_ns) {
+  const double waited = recorded_result(trace).stall_s;
+  if (waited <= 0) return 0;
+  ReplayOptions options = recorded_options(trace);
+  options.cost = measured_cost(trace);
+  options.link.latency_ns = latency_ns;
+  // The faster the link, the less is waited: halve the range, in powers.
+  double slow = 1e7;
+  double fast = 1e11;
+  constexpr int kHalvings = 20;
+  for (int i = 0; i < kHalvings; ++i) {
+    options.link.bytes_per_s = std::sqrt(slow * fast);
+    const Result<ReplayResult> result = replay(trace, options);
+    if (!result.ok()) return 0;
+    (result->stall_s > waited ? slow : fast) = options.link.bytes_per_s;
+  }
+  return std::sqrt(slow * fast);
 }
 
 ReplayResult recorded_result(const RoutingTrace& trace) {

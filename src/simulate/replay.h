@@ -60,6 +60,13 @@ struct ReplayResult {
 // kUsage where the policy's parts have no such names; kMemory where the slots' address space cannot be had.
 Result<ReplayResult> replay(const RoutingTrace& trace, const ReplayOptions& options);
 
+// The parts that the run was recorded with.
+ReplayOptions recorded_options(const RoutingTrace& trace);
+
+// Bytes per second of a link over which a replay of the recorded policy waits as long as the recorded run did: what the
+// recording machine's storage delivers, beside its computing. 0 where that run never waited, or its parts are unknown.
+double measured_link(const RoutingTrace& trace, int64_t latency_ns);
+
 // What the recording itself counted, in the same terms; without a bound.
 ReplayResult recorded_result(const RoutingTrace& trace);
 

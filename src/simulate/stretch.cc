@@ -115,12 +115,13 @@ TracedCycle map_cycle(const Plan& plan, const TracedCycle& cycle, const ModelSha
         std::vector<const std::vector<ExpertId>*> ranked;
         const TracedScore* any = nullptr;
         for (const Bank& bank : plan.layers[layer]) {
+          // No gate speaks of the first layer: its bank is one that nothing is predicted of.
+          static const std::vector<ExpertId> nothing;
           const TracedScore* const score = of_layer[static_cast<size_t>(bank.source)];
-          if (score == nullptr) break;
-          any = score;
-          ranked.push_back(&score->ranked);
+          if (score != nullptr) any = score;
+          ranked.push_back(score != nullptr ? &score->ranked : &nothing);
         }
-        if (ranked.size() < plan.layers[layer].size()) continue;
+        if (any == nullptr) continue;
         int at = static_cast<int>(layer) - 1;
         if (source == ScoreSource::kNextGate) {
           if (at < 0) continue;
