@@ -18,6 +18,7 @@ constexpr int kMostNesting = 100;
 constexpr uint64_t kMostRules = 10'000;      // groups and repetitions make rules of their own
 constexpr uint64_t kMostElements = 200'000;  // characters and references, repetitions written out
 constexpr double kMostPaths = 1e6;           // of first steps through the rules
+constexpr double kMostBeginnings = 4096;     // of one rule: libllama compares each with each, at every token
 
 struct Item {
   int rule = -1;  // -1: characters or a token, never empty
@@ -294,7 +295,11 @@ std::vector<bool> empty_rules(const std::vector<Rule>& rules) {
 class FirstSteps {
  public:
   explicit FirstSteps(const std::vector<Rule>& rules)
-      : rules_(rules), empty_(empty_rules(rules)), state_(rules.size(), kNew), paths_(rules.size()) {}
+      : rules_(rules),
+        empty_(empty_rules(rules)),
+        state_(rules.size(), kNew),
+        paths_(rules.size()),
+        beginnings_(rules.size()) {}
 
   Status check() {
     double total = 0;
@@ -303,7 +308,8 @@ class FirstSteps {
       if (!visit(i)) return usage_error("the grammar cannot be used: a rule begins with itself (left recursion)");
       total += paths_[i];
     }
-    if (total <= kMostPaths) return {};
+    const bool few = std::all_of(beginnings_.begin(), beginnings_.end(), [](double n) { return n <= kMostBeginnings; });
+    if (few && total <= kMostPaths) return {};
     return usage_error(
         "the grammar cannot be used: its rules begin with each other in too many ways; write what "
         "alternatives have in common once");
@@ -317,16 +323,22 @@ class FirstSteps {
     if (state_[rule] != kNew) return state_[rule] == kDone;
     state_[rule] = kUnderWay;
     double paths = 1;
+    double beginnings = 0;
     for (const Sequence& sequence : rules_[rule]) {
       for (const Item& item : sequence) {
         if (item.rule >= 0) {
           if (!visit(static_cast<size_t>(item.rule))) return false;
-          paths += static_cast<double>(item.repeated) * paths_[item.rule];
+          const auto repeated = static_cast<double>(item.repeated);
+          paths += repeated * paths_[item.rule];
+          beginnings += beginnings_[item.rule] * (empty_[item.rule] ? repeated : 1);
+        } else {
+          beginnings += 1;
         }
         if (!item.may_be_left_out && (item.rule < 0 || !empty_[item.rule])) break;
       }
     }
     paths_[rule] = paths;
+    beginnings_[rule] = beginnings;
     state_[rule] = kDone;
     return true;
   }
@@ -334,7 +346,8 @@ class FirstSteps {
   const std::vector<Rule>& rules_;
   std::vector<bool> empty_;
   std::vector<State> state_;
-  std::vector<double> paths_;
+  std::vector<double> paths_;       // libllama's search for left recursion takes, from this rule
+  std::vector<double> beginnings_;  // characters with all that may follow them, with which this rule can begin
 };
 
 }  // namespace
