@@ -67,12 +67,20 @@ class Help(CliTestCase):
         }
         for arguments, meant in cases.items():
             self.assert_refused(execute([Setup.binary, *arguments]), USAGE, "did you mean", meant)
-        self.assertNotIn("did you mean", execute([Setup.binary, "run", "--xyzzyplugh", "1"]).err)
+        self.assert_refused(execute([Setup.binary, "run", "--evicton", "lru"]), USAGE, "there is no flag --evicton;")
+        self.assert_refused(execute([Setup.binary, "rnu"]), USAGE, "there is no command 'rnu';")
+        unknown = execute([Setup.binary, "run", "--xyzzyplugh", "1"])
+        self.assert_refused(unknown, USAGE, "there is no flag --xyzzyplugh; run with --help")
+        self.assertNotIn("did you mean", unknown.err)
         self.assertIn("the commands are", execute([Setup.binary, "xyzzyplugh"]).err)
         for hostile in ("--" + "x" * 100_000, "--\x1b[31m", "\xff", "--", "-", ""):
             result = execute([Setup.binary, "run", hostile])
             self.assertEqual(result.code, USAGE, result)
             self.assertNotIn("\x1b", result.err)
+
+    def test_memory_without_a_unit(self):
+        self.assert_refused(run("-p", PROMPT, "--ram", "8"), USAGE, "--ram 8 is 8 bytes", "8G")
+        self.assert_fine(run("-p", PROMPT, "-n", "1", "--ram", str(1 << 30)))
 
     def test_help_of_every_command(self):
         overview = execute([Setup.binary, "--help"]).out.decode()
