@@ -28,11 +28,17 @@ std::vector<std::string> flags_of(const CLI::App& app) {
 }
 
 // Flags that take one of a few words.
-constexpr std::pair<const char*, const char*> kWords[] = {{"--io", "uring pread list"},
-                                                          {"--eviction", "next-use lru lfu list"},
-                                                          {"--isa", "portable avx2 avx-vnni avx512 avx512-bf16 list"},
-                                                          {"--draft-depth", "auto 0 1 2 4 8 16"},
-                                                          {"--accept", "noise rejection"}};
+constexpr std::pair<const char*, const char*> kWords[] = {
+    {"--io", "uring pread list"},
+    {"--policy", "auto sp-moe sp-moe-sync on-demand adapmoe moe-infinity specter next-use list"},
+    {"--predictor", "none cross cross-norm draft-router fitted next-gate frequency trace combined list"},
+    {"--prefetch", "none cutoff cutoff-sync next-layer top ahead deadline list"},
+    {"--eviction", "lru lfu lru-layer stale-first activation next-use draft-guided list"},
+    {"--cutoff", "auto"},
+    {"--batched-reads", "on off"},
+    {"--isa", "portable avx2 avx-vnni avx512 avx512-bf16 list"},
+    {"--draft-depth", "auto 0 1 2 4 8 16"},
+    {"--accept", "noise rejection"}};
 
 std::string roff(const std::string& text) {
   std::string out = replaced(replaced(text, "\\", "\\e"), "-", "\\-");

@@ -78,6 +78,11 @@ std::string unknown_word(const CLI::App& app, const std::vector<std::string>& ar
   return {};
 }
 
+std::vector<std::string> with_list(std::vector<std::string> names) {
+  names.emplace_back("list");
+  return names;
+}
+
 CLI::Validator one_of(const std::vector<std::string>& names) {
   CLI::Validator validator;
   validator.operation([names](const std::string& value) {

@@ -15,6 +15,9 @@ std::string nearest(const std::string& word, const std::vector<std::string>& can
 // second half where something is near. Empty: all are known.
 std::string unknown_word(const CLI::App& app, const std::vector<std::string>& arguments);
 
+// The names and "list", for a flag that prints them.
+std::vector<std::string> with_list(std::vector<std::string> names);
+
 // For CLI::Option::check: the value is one of `names`; else a message that lists them and suggests one.
 CLI::Validator one_of(const std::vector<std::string>& names);
 

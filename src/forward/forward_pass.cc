@@ -80,9 +80,11 @@ Status ForwardPass::run_chunk(std::span<const int32_t> tokens, int32_t logits_wa
       model_.attention(layer, first, std::min(kStageTokens, count - first));
       if (cache_ != nullptr) cache_->poll();
     }
+    const bool window = count <= shape.max_window;
+    if (observer_ != nullptr && window) observer_->staged(layer, count);
     if (model_.is_moe_layer(layer)) {
       route(layer, count);
-      RETURN_IF_ERROR(count <= shape.max_window ? experts_by_arrival(layer, count) : experts_in_order(layer, count));
+      RETURN_IF_ERROR(window ? experts_by_arrival(layer, count) : experts_in_order(layer, count));
     }
     if (trace_ != nullptr) trace_->span(Span::kLayer, i, layer_start, clock_.now_ns());
     if (count > shape.max_window) progress(static_cast<double>(i + 1) / n_layer);
@@ -135,7 +137,13 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
   cache_->set_background_limit(kBackgroundBytesInFlight);
 
   const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
+  if (observer_ != nullptr) {
+    used_.clear();
+    for (const RoutedExpert& one : routes_[index(layer)]) used_.push_back(one.expert);
+    observer_->routed(layer, used_);
+  }
   cache_->demand(layer, union_);
+  if (observer_ != nullptr) observer_->demanded(layer);
   while (true) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     ASSIGN_OR_RETURN(const std::vector<ExpertId> ready, cache_->take_ready());
@@ -143,6 +151,7 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
     prefetch_next_layer(layer, count);
     compute_group(layer, ready);
     for (const ExpertId expert : ready) cache_->release(expert);
+    if (observer_ != nullptr) observer_->worked();
   }
   stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
 

@@ -81,7 +81,7 @@ TEST_F(Lossless, AnyMemoryAndEviction) {
   for (const std::string& eviction : eviction_policy_names()) {
     for (const int slots : {2, 5, 16, 40, 64}) {
       EngineOptions options = base_options();
-      options.eviction = eviction;
+      options.schedule.eviction = eviction;
       options.expert_slots = slots;
       options.draft_path = slots % 2 == 0 ? kQuantizedDraft : kDenseDraft;
       options.draft_depth = slots % 3 * 4;
