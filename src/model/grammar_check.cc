@@ -23,7 +23,8 @@ constexpr double kMostBeginnings = 4096;     // of one rule: libllama compares e
 struct Item {
   int rule = -1;  // -1: characters or a token, never empty
   bool may_be_left_out = false;
-  uint64_t repeated = 1;  // rules that libllama makes of it, in a row
+  bool empty_repeated = false;  // what is repeated may itself be left out, as in "a"?{5}
+  uint64_t repeated = 1;        // rules that libllama makes of it, in a row
 };
 using Sequence = std::vector<Item>;
 using Rule = std::vector<Sequence>;  // alternatives
@@ -188,6 +189,7 @@ class GrammarReader {
     }
     const uint64_t optional = without_end ? 1 : most - least;
     made_rules_ += optional;
+    item.empty_repeated = item.empty_repeated || (item.may_be_left_out && least + optional > 1);
     item.may_be_left_out = item.may_be_left_out || least == 0;
     item.repeated *= least + optional;
     elements *= least + optional;
@@ -308,8 +310,7 @@ class FirstSteps {
       if (!visit(i)) return usage_error("the grammar cannot be used: a rule begins with itself (left recursion)");
       total += paths_[i];
     }
-    const bool few = std::all_of(beginnings_.begin(), beginnings_.end(), [](double n) { return n <= kMostBeginnings; });
-    if (few && total <= kMostPaths) return {};
+    if (most_beginnings() <= kMostBeginnings && total <= kMostPaths) return {};
     return usage_error(
         "the grammar cannot be used: its rules begin with each other in too many ways; write what "
         "alternatives have in common once");
@@ -317,6 +318,28 @@ class FirstSteps {
 
  private:
   enum State : uint8_t { kNew, kUnderWay, kDone };
+
+  bool may_be_empty(const Item& item) const { return item.may_be_left_out || (item.rule >= 0 && empty_[item.rule]); }
+  double beginnings_of(const Item& item) const {
+    // Copies that may each be empty all begin at once, and behind each the rest of them again.
+    const auto repeated = static_cast<double>(item.repeated);
+    const bool all_begin = item.empty_repeated || (item.rule >= 0 && empty_[item.rule]);
+    return (item.rule < 0 ? 1 : beginnings_[item.rule]) * (all_begin ? repeated * repeated : 1);
+  }
+  // From any place within a rule, once all rules have been visited.
+  double most_beginnings() const {
+    double most = *std::max_element(beginnings_.begin(), beginnings_.end());
+    for (const Rule& rule : rules_) {
+      for (const Sequence& sequence : rule) {
+        double from_here = 0;
+        for (auto item = sequence.rbegin(); item != sequence.rend(); ++item) {
+          from_here = beginnings_of(*item) + (may_be_empty(*item) ? from_here : 0);
+          most = std::max(most, from_here);
+        }
+      }
+    }
+    return most;
+  }
 
   // Depth at most kMostRules. False for a rule that begins with itself.
   bool visit(size_t rule) {
@@ -328,13 +351,10 @@ class FirstSteps {
       for (const Item& item : sequence) {
         if (item.rule >= 0) {
           if (!visit(static_cast<size_t>(item.rule))) return false;
-          const auto repeated = static_cast<double>(item.repeated);
-          paths += repeated * paths_[item.rule];
-          beginnings += beginnings_[item.rule] * (empty_[item.rule] ? repeated : 1);
-        } else {
-          beginnings += 1;
+          paths += static_cast<double>(item.repeated) * paths_[item.rule];
         }
-        if (!item.may_be_left_out && (item.rule < 0 || !empty_[item.rule])) break;
+        beginnings += beginnings_of(item);
+        if (!may_be_empty(item)) break;
       }
     }
     paths_[rule] = paths;
