@@ -19,6 +19,7 @@
 #include "model/config.h"
 #include "model/family.h"
 #include "model/kv_cache.h"
+#include "model/routing.h"
 #include "model/weights.h"
 #include "model/workspace.h"
 #include "ops/expert_ffn.h"
@@ -83,6 +84,9 @@ class Model {
   // Columns [first, first + count), count at most kStageTokens.
   void attention(LayerId layer, int32_t first, int32_t count);
 
+  // One token's router logits [n_expert] -> its experts, n_expert_used of them, in the order of their ids.
+  void route(LayerId layer, std::span<const float> logits, std::span<RoutedExpert> out) const;
+
   // Computes `batch` (pointers into the workspace and to expert weights).
   void run_experts(const ops::ExpertBatch& batch) { ops::run_experts(batch, nodes_.processor()); }
 
@@ -99,6 +103,7 @@ class Model {
   std::unique_ptr<Graph> build_attention(LayerId layer, int32_t first, int32_t count);
   std::unique_ptr<Graph> build_head(int32_t first, int32_t count);
   void measure_scratch();
+  size_t layer_tensors() const;  // of a layer's graph at most
   int32_t kept_window() const;  // graphs of windows up to this size are kept
   void run(Graph& graph);
   ggml_tensor* column_view(Graph& graph, ggml_type type, const void* base, int64_t width, int32_t first,
