@@ -76,7 +76,7 @@ TEST_P(FamilyLossless, AnyDepthMemoryThreadsAndInstructionSet) {
     options.draft_depth = slots;
     options.expert_slots = slots;
     options.threads = slots % 3 + 1;
-    options.eviction = slots % 2 == 0 ? "lru" : "next-use";
+    options.schedule.eviction = slots % 2 == 0 ? "lru" : "next-use";
     EXPECT_EQ(texts_of(options), reference) << slots << " slots";
   }
   for (const std::string& isa : instruction_set_names()) {
