@@ -28,11 +28,13 @@ std::vector<std::string> flags_of(const CLI::App& app) {
 }
 
 // Flags that take one of a few words.
-constexpr std::pair<const char*, const char*> kWords[] = {{"--io", "uring pread list"},
-                                                          {"--eviction", "next-use lru lfu list"},
-                                                          {"--isa", "portable avx2 avx-vnni avx512 avx512-bf16 list"},
-                                                          {"--draft-depth", "auto 0 1 2 4 8 16"},
-                                                          {"--accept", "noise rejection"}};
+constexpr std::pair<const char*, const char*> kWords[] = {
+    {"--io", "uring pread list"},
+    {"--eviction", "next-use lru lfu list"},
+    {"--isa", "portable avx2 avx-vnni avx512 avx512-bf16 list"},
+    {"--draft-depth", "auto 0 1 2 4 8 16"},
+    {"--accept", "noise rejection"},
+    {"--drafter", "auto model shared-kv ngram resident none list"}};
 
 std::string roff(const std::string& text) {
   std::string out = replaced(replaced(text, "\\", "\\e"), "-", "\\-");

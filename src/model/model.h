@@ -32,6 +32,7 @@ struct ModelOptions {
   int32_t context = 0;  // positions of the KV cache
   WorkspaceShape workspace;
   ops::Isa isa = ops::best_isa();
+  KvCache* kv = nullptr;  // another model's, to read and write instead of one of its own; must outlive the model
 };
 
 class Model {
@@ -49,8 +50,9 @@ class Model {
 
   const ModelConfig& config() const { return config_; }
   const ExpertLayout& layout() const { return layout_; }
-  KvCache& kv() { return kv_; }
-  const KvCache& kv() const { return kv_; }
+  KvCache& kv() { return options_.kv != nullptr ? *options_.kv : own_kv_; }
+  const KvCache& kv() const { return options_.kv != nullptr ? *options_.kv : own_kv_; }
+  bool shares_kv() const { return options_.kv != nullptr; }
   Workspace& workspace() { return workspace_; }
   const Workspace& workspace() const { return workspace_; }
   WorkerPool& pool() { return compute_.pool(); }
@@ -94,7 +96,7 @@ class Model {
   ModelWeights weights_;
   DenseWeights dense_;
   ExpertLayout layout_;
-  KvCache kv_;
+  KvCache own_kv_;
   Workspace workspace_;
   uint64_t scratch_bytes_ = 0;
   ggml_gallocr_t scratch_ = nullptr;
