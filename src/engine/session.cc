@@ -36,6 +36,7 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
         "the prompt has {} tokens and leaves no room in the context of {}: {}", prompt.size(), engine_.context(),
         trained_limit ? "shorten it, the model was trained for no more" : "shorten it or raise --ctx"));
   }
+  engine_.schedule().end_cycle(0);
   const int32_t common = common_length(prompt);
   target_.model->kv().truncate(common);
   for (const auto& drafter : engine_.drafters()) drafter->truncate(common);
@@ -70,6 +71,7 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
   if (target_.cache != nullptr) {
     stats_.prefill_layers = target_.cache->stats();
     target_.cache->reset_stats();
+    engine_.schedule().scheduler()->reset_stats();
     // What the prompt left free is filled while decoding leaves the disk idle; before, it would only compete.
     target_.cache->fill();
   }
@@ -158,6 +160,8 @@ Result<std::vector<int32_t>> Session::decode_step() {
   const DraftChoice choice = choose_draft();
   Trace* const trace = engine_.options().trace;
   if (trace != nullptr && !engine_.drafters().empty()) trace->depth(choice.depth, explain_draft(choice), start);
+  // Only a draft model's passes tell what the target will ask for; it is the first drafter where there is one.
+  engine_.schedule().begin_cycle(engine_.draft().model != nullptr && choice.drafter == 0 ? choice.depth : 0);
   std::vector<int32_t> drafted;
   RETURN_IF_ERROR(draft(choice, drafted));
   const int64_t draft_ns = engine_.clock().now_ns() - start;
@@ -166,6 +170,7 @@ Result<std::vector<int32_t>> Session::decode_step() {
   const int32_t committed = target_.model->kv().length();
   std::vector<int32_t> window = {text_.back()};
   window.insert(window.end(), drafted.begin(), drafted.end());
+  engine_.schedule().begin_verify(static_cast<int>(window.size()));
   RETURN_IF_ERROR(target_.pass->run(window, static_cast<int32_t>(window.size())));
 
   if (trace != nullptr) {
@@ -189,6 +194,7 @@ Result<std::vector<int32_t>> Session::decode_step() {
   }
   target_.model->kv().truncate(committed + 1 + accepted);
   target_.pass->record_committed(1 + accepted);
+  engine_.schedule().end_cycle(1 + accepted);
   if (choice.depth > 0) engine_.drafters()[static_cast<size_t>(choice.drafter)]->accept(accepted);
 
   stats_.generated_tokens += static_cast<int64_t>(added.size());
@@ -240,7 +246,10 @@ void Session::note_step(int32_t drafter, int32_t depth, int32_t accepted, int64_
     by.accepted_tokens += accepted;
     by.draft_s += seconds(draft_ns);
   }
-  if (target_.cache != nullptr) stats_.decode_layers = target_.cache->stats();
+  if (target_.cache != nullptr) {
+    stats_.decode_layers = target_.cache->stats();
+    stats_.forecast_layers = engine_.schedule().scheduler()->stats();
+  }
   if (drafter_policy_) {
     drafter_policy_->observe({depth, accepted, seconds(draft_ns), seconds(pass.duration_ns), seconds(pass.stall_ns),
                               pass.missing_by_prefix});

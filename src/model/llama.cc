@@ -63,7 +63,7 @@ LayerStage build_layer(StageBuilder& b, const ModelWeights& weights, const KvCac
       ggml_add(b.context(), in.residual, b.linear(layer.attention_out, attended, layer.attention_out_bias));
   x = b.rms_norm(residual, layer.ffn_norm);
   if (layer.router == nullptr) {
-    return {ggml_add(b.context(), residual, b.gated_ffn(x, layer.gate, layer.up, layer.down)), nullptr, nullptr};
+    return {ggml_add(b.context(), residual, b.gated_ffn(x, layer.gate, layer.up, layer.down)), x, nullptr};
   }
   return {residual, x, b.linear(layer.router, x)};
 }
