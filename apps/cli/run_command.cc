@@ -264,9 +264,9 @@ int run(const RunFlags& flags) {
   if (list || flags.drafter == "list" || flags.io == "list" || flags.isa == "list" || flags.chat_template == "list") {
     const std::vector<std::string> names = list                      ? std::vector<std::string>()
                                            : flags.drafter == "list" ? drafter_names()
-                                           : flags.io == "list"  ? std::vector<std::string>{"uring", "pread"}
-                                           : flags.isa == "list" ? instruction_set_names()
-                                                                 : ChatTemplate::names();
+                                           : flags.io == "list"      ? std::vector<std::string>{"uring", "pread"}
+                                           : flags.isa == "list"     ? instruction_set_names()
+                                                                     : ChatTemplate::names();
     std::string lines = list.value_or("");
     for (const std::string& name : names) lines += name + '\n';
     const Status written = write_output(lines);

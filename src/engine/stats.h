@@ -35,7 +35,7 @@ struct SessionStats {
   std::vector<int64_t> depth_histogram;      // steps by depth
   std::vector<int64_t> reached_by_position;  // draft positions whose predecessors were all accepted
   std::vector<int64_t> accepted_by_position;
-  std::vector<DrafterStats> drafters;           // all there are
+  std::vector<DrafterStats> drafters;               // all there are
   std::vector<LayerCacheStats> prefill_layers;      // by layer, prefill only
   std::vector<LayerCacheStats> decode_layers;       // by layer, decoding only
   std::vector<LayerForecastStats> forecast_layers;  // by layer, decoding only
