@@ -38,7 +38,8 @@ Result<EngineOptions> engine_options(const PlanFlags& flags) {
 }
 
 bool same_shape(const ModelConfig& a, const ModelConfig& b) {
-  return a.n_layer == b.n_layer && a.n_embd == b.n_embd && a.n_expert == b.n_expert && a.n_ff == b.n_ff;
+  return a.n_layer == b.n_layer && a.n_embd == b.n_embd && a.n_expert == b.n_expert && a.n_ff == b.n_ff &&
+         a.n_ff_expert == b.n_ff_expert;
 }
 
 void set_acceptance(const PlanFlags& flags, Plan& plan) {

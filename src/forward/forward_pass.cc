@@ -100,9 +100,10 @@ void ForwardPass::route(LayerId layer, int32_t count) {
   for (std::vector<int32_t>& tokens : tokens_of_) tokens.clear();
   for (int32_t t = 0; t < count; ++t) {
     const std::span<RoutedExpert> out(routes.data() + static_cast<size_t>(t) * k, k);
-    route_token({model_.workspace().router_logits + static_cast<size_t>(t) * config.n_expert,
-                 static_cast<size_t>(config.n_expert)},
-                config, out);
+    model_.route(layer,
+                 {model_.workspace().router_logits + static_cast<size_t>(t) * config.n_expert,
+                  static_cast<size_t>(config.n_expert)},
+                 out);
     for (const RoutedExpert& one : out) tokens_of_[index(one.expert)].push_back(t);
   }
   union_.clear();

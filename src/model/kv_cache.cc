@@ -13,13 +13,17 @@ uint64_t tensor_bytes(const ModelConfig& config, int32_t context) {
       kRowAlignment);
 }
 
+int tensors_per_layer(const ModelConfig& config) { return config.is_latent() ? 1 : 2; }
+
 }  // namespace
 
 uint64_t KvCache::bytes_needed(const ModelConfig& config, int32_t context) {
-  return align_up(2 * static_cast<uint64_t>(config.n_layer) * tensor_bytes(config, context), kHugePage);
+  const auto tensors = static_cast<uint64_t>(config.n_layer * tensors_per_layer(config));
+  return align_up(tensors * tensor_bytes(config, context), kHugePage);
 }
 
 Result<KvCache> KvCache::reserve(const ModelConfig& config, int32_t context) {
+  CHECK(config.is_latent() || config.value_dim == config.head_dim);
   KvCache cache;
   cache.context_ = context;
   const auto layers = static_cast<size_t>(config.n_layer);
@@ -28,6 +32,7 @@ Result<KvCache> KvCache::reserve(const ModelConfig& config, int32_t context) {
   uint64_t offset = 0;
   for (size_t layer = 0; layer < layers; ++layer) {
     for (auto* tensors : {&cache.keys_, &cache.values_}) {
+      if (tensors == &cache.values_ && config.is_latent()) continue;
       ggml_tensor* tensor = ggml_new_tensor_2d(cache.ggml_context_.get(), GGML_TYPE_F16,
                                                int64_t{config.head_dim} * config.n_head_kv, context);
       cache.buffer_.place(tensor, offset);

@@ -1,4 +1,5 @@
-// Keys and values of one sequence, F16, a row per position and layer.
+// Keys and values of one sequence, F16, a row per position and layer. In latent attention values are the first elements
+// of the keys' rows and take no memory of their own.
 //
 // Rows at and beyond length() are garbage that the next window overwrites: truncation is forgetting, and costs
 // nothing. The engine's thread owns it.
@@ -28,8 +29,10 @@ class KvCache {
   int32_t context() const { return context_; }  // positions there is room for
   uint64_t bytes() const { return buffer_.bytes(); }
 
+  int32_t tensors() const { return static_cast<int32_t>(keys_.size() + values_.size()); }  // of the same size
+
   ggml_tensor* keys(int32_t layer) const { return keys_[layer]; }      // [head_dim * n_head_kv, context] F16
-  ggml_tensor* values(int32_t layer) const { return values_[layer]; }  // [head_dim * n_head_kv, context] F16
+  ggml_tensor* values(int32_t layer) const { return values_[layer]; }  // the same; there is none in latent attention
 
   // The window at [length, length + count) has been written.
   void extend(int32_t count);

@@ -13,10 +13,9 @@ namespace {
 
 // Windows up to this size keep their graphs; longer ones pay tens of microseconds for building.
 constexpr int32_t kMostKeptWindow = 17;
-constexpr size_t kGraphNodes = 64;
 
-size_t graph_context_bytes() {
-  return kGraphNodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(kGraphNodes, false);
+size_t graph_context_bytes(size_t tensors) {
+  return tensors * ggml_tensor_overhead() + ggml_graph_overhead_custom(tensors, false);
 }
 
 }  // namespace
@@ -25,10 +24,10 @@ struct Model::Graph {
   ggml_context* context = nullptr;
   ggml_cgraph* graph = nullptr;
 
-  Graph() {
-    context = ggml_init({graph_context_bytes(), nullptr, true});
+  explicit Graph(size_t tensors) {
+    context = ggml_init({graph_context_bytes(tensors), nullptr, true});
     CHECK(context != nullptr);
-    graph = ggml_new_graph_custom(context, kGraphNodes, false);
+    graph = ggml_new_graph_custom(context, tensors, false);
   }
   ~Graph() { ggml_free(context); }
   Graph(const Graph&) = delete;
@@ -41,10 +40,11 @@ Model::Model(const ModelConfig& config, Compute& compute, const ModelOptions& op
       options_(options),
       nodes_({compute.pool(), ops::simd::kernels(options.isa)}),
       attention_({compute.pool(), ops::simd::kernels(options.isa)}, {.key_dim = config.head_dim,
-                                                                     .value_dim = config.head_dim,
+                                                                     .value_dim = config.value_dim,
                                                                      .n_head = config.n_head,
                                                                      .n_head_kv = config.n_head_kv,
-                                                                     .scale = config.attention_scale}),
+                                                                     .scale = config.attention_scale,
+                                                                     .window = config.attention_window}),
       family_(find_family(config.architecture)) {
   CHECK(family_ != nullptr);
 }
@@ -95,8 +95,8 @@ Status Model::load(const FileSet& files, ReadQueue& queue, const std::function<b
 }
 
 void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
-  const uint64_t graphs =
-      static_cast<uint64_t>(kept_window()) * static_cast<uint64_t>(config_.n_layer) * graph_context_bytes();
+  const uint64_t graphs = static_cast<uint64_t>(kept_window()) * static_cast<uint64_t>(config_.n_layer) *
+                          graph_context_bytes(family_->layer_tensors);
   // A pass's routing: an expert and a weight per (layer, token, rank), and the tokens of each expert.
   const uint64_t routing = static_cast<uint64_t>(options_.workspace.columns) *
                            static_cast<uint64_t>(config_.n_expert_used) *
@@ -119,7 +119,7 @@ ggml_tensor* Model::column_view(Graph& graph, ggml_type type, const void* base, 
 }
 
 std::unique_ptr<Model::Graph> Model::build_embed(int32_t count) {
-  auto graph = std::make_unique<Graph>();
+  auto graph = std::make_unique<Graph>(family_->layer_tensors);
   ggml_tensor* tokens = column_view(*graph, GGML_TYPE_I32, workspace_.tokens, 1, 0, count);
   ggml_tensor* rows = ggml_get_rows(graph->context, weights_.token_embedding, tokens);
   workspace_.buffer().place(rows, workspace_.offset_of(workspace_.residual));
@@ -128,7 +128,7 @@ std::unique_ptr<Model::Graph> Model::build_embed(int32_t count) {
 }
 
 std::unique_ptr<Model::Graph> Model::build_attention(LayerId layer, int32_t first, int32_t count) {
-  auto graph = std::make_unique<Graph>();
+  auto graph = std::make_unique<Graph>(family_->layer_tensors);
   StageBuilder builder(graph->context, config_, nodes_, attention_);
   const LayerInputs inputs = {
       column_view(*graph, GGML_TYPE_F32, workspace_.residual, config_.n_embd, first, count),
@@ -153,10 +153,11 @@ std::unique_ptr<Model::Graph> Model::build_attention(LayerId layer, int32_t firs
 }
 
 std::unique_ptr<Model::Graph> Model::build_head(int32_t first, int32_t count) {
-  auto graph = std::make_unique<Graph>();
+  auto graph = std::make_unique<Graph>(family_->layer_tensors);
   StageBuilder builder(graph->context, config_, nodes_, attention_);
   ggml_tensor* x = column_view(*graph, GGML_TYPE_F32, workspace_.residual, config_.n_embd, first, count);
-  ggml_tensor* logits = builder.linear(weights_.output, builder.rms_norm(x, weights_.output_norm));
+  ggml_tensor* logits = builder.linear(
+      weights_.output, builder.rms_norm(x, weights_.output_norm, weights_.output_norm_bias), weights_.output_bias);
   workspace_.buffer().place(logits, workspace_.offset_of(workspace_.logits));
   ggml_build_forward_expand(graph->graph, logits);
   return graph;
@@ -196,6 +197,14 @@ void Model::attention(LayerId layer, int32_t first, int32_t count) {
     CHECK(ggml_gallocr_get_buffer_size(scratch_, 0) <= scratch_bytes_);
   }
   compute_.run(graph->graph);
+}
+
+void Model::route(LayerId layer, std::span<const float> logits, std::span<RoutedExpert> out) const {
+  const ggml_tensor* bias = weights_.layers[index(layer)].router_bias;
+  route_token(
+      logits,
+      bias == nullptr ? std::span<const float>() : std::span(static_cast<const float*>(bias->data), logits.size()),
+      config_, out);
 }
 
 void Model::head(int32_t first, int32_t count) {

@@ -19,6 +19,7 @@
 #include "model/config.h"
 #include "model/family.h"
 #include "model/kv_cache.h"
+#include "model/routing.h"
 #include "model/weights.h"
 #include "model/workspace.h"
 #include "ops/expert_ffn.h"
@@ -63,6 +64,9 @@ class Model {
   // One layer up to its routed experts: residual -> residual, ffn_input, router_logits; writes the KV cache.
   // Columns [first, first + count), count at most kStageTokens.
   void attention(LayerId layer, int32_t first, int32_t count);
+
+  // One token's router logits [n_expert] -> its experts, n_expert_used of them, in the order of their ids.
+  void route(LayerId layer, std::span<const float> logits, std::span<RoutedExpert> out) const;
 
   // Computes `batch` (pointers into the workspace and to expert weights).
   void run_experts(const ops::ExpertBatch& batch) { ops::run_experts(batch, nodes_.processor()); }
