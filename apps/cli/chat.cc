@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
+#include "chat_file.h"
 #include "engine/session.h"
 #include "line_editor.h"
 #include "output.h"
@@ -14,8 +14,6 @@
 
 namespace drafthorse::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr const char* kHelp =
     "/help         this\n"
@@ -170,35 +168,21 @@ class Chat {
   }
 
   std::string save(const std::string& path) {
-    Json messages = Json::array();
-    for (const ChatMessage& message : conversation_.messages()) {
-      messages.push_back({{"role", message.role}, {"text", message.text}});
-    }
     std::ofstream file(path);
-    // An answer that was stopped may end inside a character.
-    file << Json{{"drafthorse_chat", 1}, {"messages", messages}}.dump(2, ' ', false, Json::error_handler_t::replace)
-         << '\n';
+    file << chat_text(conversation_.messages());
     file.close();
-    return file ? fmt::format("{}: {} messages written", path, messages.size())
+    return file ? fmt::format("{}: {} messages written", path, conversation_.messages().size())
                 : fmt::format("{}: cannot be written; check the folder and its permissions", path);
   }
 
   std::string load(const std::string& path) {
     const std::optional<std::string> text = read_text_file(path);
     if (!text) return fmt::format("{}: cannot be read; check the path", path);
-    const Json json = Json::parse(*text, nullptr, false);
-    std::vector<ChatMessage> messages;
-    const std::string refused = fmt::format("{}: not a chat that /save wrote", path);
-    if (!json.is_object() || !json.contains("drafthorse_chat") || !json.contains("messages")) return refused;
-    if (json["drafthorse_chat"] != 1 || !json["messages"].is_array()) return refused;
-    for (const Json& one : json["messages"]) {
-      if (!one.is_object() || !one.contains("role") || !one.contains("text")) return refused;
-      if (!one["role"].is_string() || !one["text"].is_string()) return refused;
-      messages.push_back({one["role"].get<std::string>(), one["text"].get<std::string>()});
-    }
-    const size_t count = messages.size();
-    const Status status = conversation_.set_messages(std::move(messages));
-    if (!status.ok()) return fmt::format("{}: {}", refused, status.message());
+    Result<std::vector<ChatMessage>> messages = parse_chat(*text, path);
+    if (!messages.ok()) return messages.status().message();
+    const size_t count = messages->size();
+    const Status status = conversation_.set_messages(std::move(messages).value());
+    if (!status.ok()) return fmt::format("{}: not a chat that /save wrote: {}", path, status.message());
     return fmt::format("{}: {} messages; the next answer reads them first", path, count);
   }
 

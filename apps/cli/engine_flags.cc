@@ -16,6 +16,9 @@ Result<EngineOptions> engine_options(const EngineFlags& flags) {
   if (flags.context > 0) options.context = flags.context;
   if (!flags.ram.empty()) {
     ASSIGN_OR_RETURN(options.ram_bytes, parse_size(flags.ram));
+    if (options.ram_bytes < kMiB && flags.ram.find_first_not_of("0123456789.") == std::string::npos) {
+      return usage_error(fmt::format("--ram {0} is {0} bytes; write {0}G or {0}M if that is meant", flags.ram));
+    }
   }
   if (flags.draft_depth != "auto") {
     int32_t depth = 0;

@@ -3,11 +3,9 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
-#include <fstream>
-#include <sstream>
-
 #include "base/units.h"
 #include "console.h"
+#include "earlier_run.h"
 #include "engine/engine.h"
 #include "engine/work.h"
 #include "engine_flags.h"
@@ -15,6 +13,7 @@
 #include "plan/prediction.h"
 #include "plan/what_helps.h"
 #include "profile_file.h"
+#include "text_file.h"
 
 namespace drafthorse::cli {
 namespace {
@@ -58,44 +57,21 @@ void set_acceptance(const PlanFlags& flags, Plan& plan) {
 // How an earlier run routed and drafted, from its statistics file, instead of assumptions.
 Status learn_from_run(const PlanFlags& flags, Plan& plan) {
   if (flags.like.empty()) return {};
-  const auto refuse = [&](std::string_view what) {
-    return file_error(fmt::format("{}: {}; give a file that `drafthorse run --stats-file` wrote", flags.like, what));
-  };
-  std::ifstream file(flags.like);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file) return refuse("cannot be read");
-  const Json json = Json::parse(text.str(), nullptr, false);
-  const auto number = [&](const Json& from, const char* key) {
-    const auto found = from.is_object() ? from.find(key) : from.end();
-    return from.is_object() && found != from.end() && found->is_number() ? found->get<double>() : -1.0;
-  };
-  const double hit_rate = number(json, "hit_rate");
-  const double slots = number(json, "expert_slots");
-  const double steps = number(json, "steps");
-  const double drafted = number(json, "drafted_tokens");
-  if (hit_rate < 0 || hit_rate > 1 || slots < 0 || slots > 1e9 || steps < 1 || drafted < 0) {
-    return refuse("no statistics of a run");
+  const std::optional<std::string> text = read_text_file(flags.like);
+  if (!text) {
+    return file_error(
+        fmt::format("{}: cannot be read; give a file that `drafthorse run --stats-file` wrote", flags.like));
   }
+  ASSIGN_OR_RETURN(const EarlierRun run, parse_earlier_run(*text, flags.like));
   const ModelConfig& config = plan.engine->target().model->config();
   if (config.is_moe() && flags.skew < 0) {
     int layers = 0;
     for (const LayerWork& layer : plan.input.target.layers) layers += layer.n_expert > 0 ? 1 : 0;
-    const RoutingShape shape{layers, config.n_expert, config.n_expert_used, static_cast<int>(slots),
-                             1 + drafted / steps};
-    plan.input.skew = skew_from_hit_rate(shape, hit_rate).value_or(plan.input.skew);
+    const RoutingShape shape{layers, config.n_expert, config.n_expert_used, run.expert_slots, run.window};
+    plan.input.skew = skew_from_hit_rate(shape, run.hit_rate).value_or(plan.input.skew);
   }
-  // Of draft positions that were reached, those accepted.
-  const auto sum = [&](const char* key) {
-    double total = 0;
-    const auto depth = json.find("depth");
-    if (depth == json.end() || !depth->is_object() || !depth->contains(key) || !(*depth)[key].is_array()) return total;
-    for (const Json& one : (*depth)[key]) total += one.is_number() ? one.get<double>() : 0;
-    return total;
-  };
-  const double reached = sum("reached_by_position");
-  if (plan.input.draft && flags.acceptance < 0 && reached > 0) {
-    plan.input.acceptance = std::clamp(sum("accepted_by_position") / reached, 0.0, 1.0);
+  if (plan.input.draft && flags.acceptance < 0 && run.acceptance) {
+    plan.input.acceptance = *run.acceptance;
     plan.acceptance_from = "as in the earlier run";
   }
   return {};

@@ -14,6 +14,7 @@
 #include "output.h"
 #include "profile/measure.h"
 #include "profile_file.h"
+#include "profile_json.h"
 
 namespace drafthorse::cli {
 namespace {

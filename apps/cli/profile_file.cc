@@ -2,163 +2,17 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 
 #include "folders.h"
 #include "output.h"
 #include "profile/measure.h"
+#include "profile_json.h"
+#include "text_file.h"
 
 namespace drafthorse::cli {
-namespace {
-
-using Json = nlohmann::ordered_json;
-
-constexpr int kSchema = 1;
-constexpr size_t kMostEntries = 1000;
-
-Json rates_json(const std::vector<KernelRate>& rates) {
-  Json out = Json::array();
-  for (const KernelRate& rate : rates) out.push_back({rate.tokens, rate.seconds_per_weight});
-  return out;
-}
-
-// A reader that remembers the first thing that was not as it must be.
-class Reader {
- public:
-  explicit Reader(const Json& json) : json_(json) {}
-
-  double number(const char* key, double least = 0) {
-    const auto found = json_.find(key);
-    if (found == json_.end() || !found->is_number()) return wrong(key);
-    return checked(found->get<double>(), key, least);
-  }
-  std::string text(const char* key) {
-    const auto found = json_.find(key);
-    if (found == json_.end() || !found->is_string()) {
-      wrong(key);
-      return {};
-    }
-    return found->get<std::string>();
-  }
-  bool flag(const char* key) {
-    const auto found = json_.find(key);
-    if (found == json_.end() || !found->is_boolean()) return wrong(key) != 0;
-    return found->get<bool>();
-  }
-  std::vector<Json> list(const char* key) {
-    const auto found = json_.find(key);
-    if (found == json_.end() || !found->is_array() || found->empty() || found->size() > kMostEntries) {
-      wrong(key);
-      return {};
-    }
-    return found->get<std::vector<Json>>();
-  }
-  std::vector<KernelRate> rates(const char* key) {
-    std::vector<KernelRate> out;
-    for (const Json& pair : list(key)) {
-      if (!pair.is_array() || pair.size() != 2 || !pair[0].is_number_integer() || !pair[1].is_number()) {
-        wrong(key);
-        return out;
-      }
-      const double tokens = checked(pair[0].get<double>(), key, 1);
-      const double taken = checked(pair[1].get<double>(), key, 0);
-      if (!problem_.empty()) return out;
-      if (tokens > 1e6 || taken <= 0 || (!out.empty() && tokens <= out.back().tokens)) wrong(key);
-      out.push_back({static_cast<int>(tokens), taken});
-    }
-    return out;
-  }
-  const std::string& problem() const { return problem_; }
-  double wrong(const char* key) {
-    if (problem_.empty()) problem_ = key;
-    return 0;
-  }
-
- private:
-  double checked(double value, const char* key, double least) {
-    constexpr double kMost = 1e18;
-    return std::isfinite(value) && value >= least && value <= kMost ? value : wrong(key);
-  }
-  const Json& json_;
-  std::string problem_;
-};
-
-}  // namespace
-
-Json profile_json(const MachineProfile& profile) {
-  Json disk = Json::array();
-  for (const DiskRate& rate : profile.disk) {
-    disk.push_back({{"read_bytes", rate.read_bytes}, {"in_flight", rate.in_flight}, {"bytes_per_s", rate.bytes_per_s}});
-  }
-  Json kernels = Json::array();
-  for (const KernelProfile& kernel : profile.kernels) {
-    kernels.push_back({{"type", kernel.type},
-                       {"bytes_per_weight", kernel.bytes_per_weight},
-                       {"linear_seconds_per_weight", rates_json(kernel.linear)},
-                       {"experts_seconds_per_weight", rates_json(kernel.experts)}});
-  }
-  return {{"schema", kSchema},
-          {"machine", profile.machine},
-          {"threads", profile.threads},
-          {"taken_at", profile.taken_at},
-          {"disk_file", profile.disk_file},
-          {"disk_device", profile.disk_device},
-          {"direct_io", profile.direct_io},
-          {"disk", disk},
-          {"disk_latency_s", profile.disk_latency_s},
-          {"compute_slowdown_while_reading", profile.compute_slowdown_while_reading},
-          {"ram_bytes_per_s", profile.ram_bytes_per_s},
-          {"byte_products_per_s_per_core", profile.byte_products_per_s},
-          {"float_products_per_s_per_core", profile.float_products_per_s},
-          {"node_overhead_s", profile.node_overhead_s},
-          {"elementwise_s_per_float", profile.elementwise_s_per_float},
-          {"attention_s_per_key_float", profile.attention_s_per_key_float},
-          {"kernels", kernels}};
-}
-
-Result<MachineProfile> parse_profile(const std::string& text, const std::string& name) {
-  const auto refuse = [&](const std::string& what) {
-    return file_error(fmt::format("{}: {}; run `drafthorse profile` again", name, what));
-  };
-  const Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object()) return refuse("no profile of a machine");
-  Reader reader(json);
-  MachineProfile profile;
-  if (reader.number("schema") != kSchema) return refuse("a profile of another version");
-  profile.machine = reader.text("machine");
-  profile.threads = static_cast<int>(std::min(reader.number("threads", 1), 1e5));
-  profile.taken_at = static_cast<int64_t>(reader.number("taken_at"));
-  profile.disk_file = reader.text("disk_file");
-  profile.disk_device = static_cast<uint64_t>(reader.number("disk_device"));
-  profile.direct_io = reader.flag("direct_io");
-  for (const Json& entry : reader.list("disk")) {
-    Reader rate(entry);
-    profile.disk.push_back({static_cast<uint64_t>(rate.number("read_bytes", 1)),
-                            static_cast<int>(std::min(rate.number("in_flight", 1), 1e6)),
-                            rate.number("bytes_per_s", 1)});
-    if (!rate.problem().empty()) return refuse(fmt::format("'disk' is damaged ({})", rate.problem()));
-  }
-  profile.disk_latency_s = reader.number("disk_latency_s");
-  profile.compute_slowdown_while_reading = reader.number("compute_slowdown_while_reading", 1);
-  profile.ram_bytes_per_s = reader.number("ram_bytes_per_s", 1);
-  profile.byte_products_per_s = reader.number("byte_products_per_s_per_core", 1);
-  profile.float_products_per_s = reader.number("float_products_per_s_per_core", 1);
-  profile.node_overhead_s = reader.number("node_overhead_s");
-  profile.elementwise_s_per_float = reader.number("elementwise_s_per_float");
-  profile.attention_s_per_key_float = reader.number("attention_s_per_key_float");
-  for (const Json& entry : reader.list("kernels")) {
-    Reader kernel(entry);
-    profile.kernels.push_back({kernel.text("type"), kernel.number("bytes_per_weight"),
-                               kernel.rates("linear_seconds_per_weight"), kernel.rates("experts_seconds_per_weight")});
-    if (!kernel.problem().empty()) return refuse(fmt::format("'kernels' is damaged ({})", kernel.problem()));
-  }
-  if (!reader.problem().empty()) return refuse(fmt::format("'{}' is damaged", reader.problem()));
-  return profile;
-}
 
 Result<std::string> profile_path() {
   const std::string folder = cache_folder();
@@ -184,13 +38,11 @@ Status save_profile(const MachineProfile& profile, const std::string& path) {
 }
 
 Result<MachineProfile> load_profile(const std::string& path) {
-  std::ifstream file(path);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file) {
+  const std::optional<std::string> text = read_text_file(path);
+  if (!text) {
     return file_error("this machine has not been measured yet; run `drafthorse profile` first (half a minute, once)");
   }
-  ASSIGN_OR_RETURN(MachineProfile profile, parse_profile(text.str(), path));
+  ASSIGN_OR_RETURN(MachineProfile profile, parse_profile(*text, path));
   if (profile.machine != machine_name()) {
     return file_error(fmt::format("{}: measured on another machine ({}; this is {}); run `drafthorse profile` again",
                                   path, profile.machine, machine_name()));

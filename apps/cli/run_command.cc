@@ -70,6 +70,19 @@ void print_stats(Console& console, const Engine& engine, const SessionStats& sta
                              layer.in_flight_hits, layer.misses, layer.evictions, format_size(layer.bytes_demanded),
                              format_size(layer.bytes_prefetched), seconds(layer.stall_ns)));
   }
+  LayerForecastStats forecast;
+  for (const LayerForecastStats& layer : stats.forecast_layers) {
+    forecast.predicted += layer.predicted;
+    forecast.used += layer.used;
+    forecast.hits += layer.hits;
+  }
+  const LayerCacheStats total = stats.decode_total();
+  console.line(fmt::format(
+      "\npredicted by {}: {:.0f} % of what was used, {:.0f} % of it rightly; {} experts read ahead, {} of them "
+      "demanded",
+      engine.options().schedule.predictor, 100 * forecast.recall(), 100 * forecast.precision(), total.prefetched,
+      total.prefetched_used));
+  if (const std::string why = engine.schedule().scheduler()->explain(); !why.empty()) console.line(why);
   console.line("\n" + hits_picture(stats.decode_layers));
 }
 
@@ -97,7 +110,7 @@ Result<EngineOptions> engine_options(const RunFlags& flags) {
                                                                      flags.context, flags.threads, flags.draft_depth}));
   options.isa = flags.isa;
   options.io = flags.io;
-  if (!flags.eviction.empty()) options.eviction = flags.eviction;
+  options.schedule = schedule_options(flags.schedule);
   ASSIGN_OR_RETURN(options.sampling, sampling_options(flags.sampling));
   return options;
 }
@@ -171,11 +184,6 @@ std::string check_not_negative(const std::string& value) {
   return value.starts_with('-') ? fmt::format("{} makes no sense; give 0 or more", value) : "";
 }
 
-std::vector<std::string> with_list(std::vector<std::string> names) {
-  names.emplace_back("list");
-  return names;
-}
-
 }  // namespace
 
 CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
@@ -202,12 +210,7 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
   run->add_option("--draft-depth", flags.draft_depth, "tokens drafted per step: auto, or a number")
       ->type_name("auto|N")
       ->capture_default_str();
-  run->add_option("--eviction", flags.eviction,
-                  fmt::format("which expert goes when memory is full: a name, or list "
-                              "[{}]",
-                              kDefaultEviction))
-      ->type_name("NAME")
-      ->check(one_of(with_list(eviction_policy_names())));
+  add_schedule_flags(*run, flags.schedule);
   run->add_option("--io", flags.io, "how to read: uring, pread, or list")
       ->type_name("NAME")
       ->check(one_of(with_list({"uring", "pread"})))
@@ -249,12 +252,13 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
 int run(const RunFlags& flags) {
   Console console;
   if (flags.quiet) console.set_quiet();
-  if (flags.eviction == "list" || flags.io == "list" || flags.isa == "list" || flags.chat_template == "list") {
-    const std::vector<std::string> names = flags.eviction == "list" ? eviction_policy_names()
-                                           : flags.io == "list"     ? std::vector<std::string>{"uring", "pread"}
-                                           : flags.isa == "list"    ? instruction_set_names()
-                                                                    : ChatTemplate::names();
-    std::string lines;
+  std::optional<std::string> list = schedule_list(flags.schedule);
+  if (list || flags.io == "list" || flags.isa == "list" || flags.chat_template == "list") {
+    const std::vector<std::string> names = list                  ? std::vector<std::string>()
+                                           : flags.io == "list"  ? std::vector<std::string>{"uring", "pread"}
+                                           : flags.isa == "list" ? instruction_set_names()
+                                                                 : ChatTemplate::names();
+    std::string lines = list.value_or("");
     for (const std::string& name : names) lines += name + '\n';
     const Status written = write_output(lines);
     return written.ok() ? 0 : fail(console, written);

@@ -9,6 +9,7 @@
 #include "console.h"
 #include "engine/session.h"
 #include "sampling_flags.h"
+#include "schedule_flags.h"
 
 namespace drafthorse::cli {
 
@@ -26,7 +27,7 @@ struct RunFlags {
   bool chat = false;
   std::string chat_template;
   std::string system;
-  std::string eviction;
+  ScheduleFlags schedule;
   std::string io = "uring";
   int threads = 0;
   std::string isa;

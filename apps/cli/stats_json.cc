@@ -12,9 +12,27 @@ Json layer_json(const LayerCacheStats& layer) {
           {"in_flight_hits", layer.in_flight_hits},
           {"misses", layer.misses},
           {"evictions", layer.evictions},
+          {"prefetched", layer.prefetched},
+          {"prefetched_used", layer.prefetched_used},
           {"bytes_demanded", layer.bytes_demanded},
           {"bytes_read_ahead", layer.bytes_prefetched},
           {"stall_s", seconds(layer.stall_ns)}};
+}
+
+// Of each layer: what was predicted against what was then used.
+Json forecast_json(const std::vector<LayerForecastStats>& layers) {
+  Json out = Json::array();
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const LayerForecastStats& layer = layers[i];
+    out.push_back({{"layer", i},
+                   {"windows", layer.windows},
+                   {"predicted", layer.predicted},
+                   {"used", layer.used},
+                   {"hits", layer.hits},
+                   {"precision", layer.precision()},
+                   {"recall", layer.recall()}});
+  }
+  return out;
 }
 
 Json sampling_json(const SamplingOptions& o) {
@@ -80,7 +98,11 @@ Json stats_json(Engine& engine, const Session& session, std::string_view stop, c
           {"drafted_tokens", stats.drafted_tokens},
           {"accepted_tokens", stats.accepted_tokens},
           {"depth", depth},
-          {"eviction", options.eviction},
+          {"policy", options.schedule.policy},
+          {"predictor", options.schedule.predictor},
+          {"prefetch", options.schedule.prefetch},
+          {"eviction", options.schedule.eviction},
+          {"forecast_layers", forecast_json(stats.forecast_layers)},
           {"io", std::string(engine.target().queue->name())},
           {"direct_io", engine.target().files->direct()},
           {"threads", options.threads},

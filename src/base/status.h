@@ -15,11 +15,11 @@ namespace drafthorse {
 // The numbers are the exit codes of the command line programs.
 enum class StatusKind {
   kOk = 0,
-  kRuntime = 1,  // failed while running: a read that stays broken, a context overrun
-  kUsage = 2,    // a flag or request that makes no sense
-  kFile = 3,     // a file that is missing, unreadable, damaged or unsupported
-  kMemory = 4,   // the budget is too small for what was asked
-  kInterrupted = 130,
+  kRuntime = 1,        // failed while running: a read that stays broken, a context overrun
+  kUsage = 2,          // a flag or request that makes no sense
+  kFile = 3,           // a file that is missing, unreadable, damaged or unsupported
+  kMemory = 4,         // the budget is too small for what was asked
+  kInterrupted = 130,  // by the user, or a callback that asked for it
 };
 
 class [[nodiscard]] Status {
@@ -40,6 +40,7 @@ inline Status runtime_error(std::string message) { return {StatusKind::kRuntime,
 inline Status usage_error(std::string message) { return {StatusKind::kUsage, std::move(message)}; }
 inline Status file_error(std::string message) { return {StatusKind::kFile, std::move(message)}; }
 inline Status memory_error(std::string message) { return {StatusKind::kMemory, std::move(message)}; }
+inline Status interrupted_error() { return {StatusKind::kInterrupted, "interrupted"}; }
 
 // Either a value or the reason why there is none.
 template <typename T>

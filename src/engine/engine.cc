@@ -42,9 +42,6 @@ Status check_options(const EngineOptions& options) {
   if (options.draft_path.empty() && options.draft_depth.value_or(0) > 0) {
     return usage_error(fmt::format("--draft-depth {} needs a draft model: give one with -d", *options.draft_depth));
   }
-  if (make_eviction_policy(options.eviction) == nullptr) {
-    return usage_error(fmt::format("'{}' is not an eviction policy; --eviction list names them", options.eviction));
-  }
   if (options.io != "uring" && options.io != "pread") {
     return usage_error(fmt::format("'{}' is not a way to read: choose uring or pread", options.io));
   }
@@ -69,6 +66,7 @@ std::vector<std::string> instruction_set_names() {
 Result<std::unique_ptr<Engine>> Engine::prepare(const EngineOptions& options) {
   RETURN_IF_ERROR(check_options(options));
   std::unique_ptr<Engine> engine(new Engine(options));
+  ASSIGN_OR_RETURN(engine->options_.schedule, resolve(options.schedule));
   RETURN_IF_ERROR(engine->read_files());
   RETURN_IF_ERROR(engine->create_models());
   RETURN_IF_ERROR(engine->plan());
@@ -124,14 +122,14 @@ Status Engine::create_models() {
     ASSIGN_OR_RETURN(draft_.model, Model::create(*draft_index_, draft_config_, *compute_, {context, draft_shape, isa}));
     RETURN_IF_ERROR(open_queue(draft_, *draft_index_));
   }
+  ASSIGN_OR_RETURN(schedule_, ScheduleLink::create(options_.schedule, *target_.model, draft_.model.get()));
+  if (!schedule_->missing_scores().empty()) notices_.push_back(schedule_->missing_scores());
   return {};
 }
 
 int32_t Engine::draft_depth_limit() const { return draft_index_ ? options_.draft_depth.value_or(kMaxAutoDepth) : 0; }
 
-Status Engine::check_interrupted() const {
-  return *interrupted_ ? Status(StatusKind::kInterrupted, "interrupted") : Status();
-}
+Status Engine::check_interrupted() const { return *interrupted_ ? interrupted_error() : Status(); }
 
 std::unique_ptr<Sampler> Engine::create_sampler() const {
   Result<std::unique_ptr<Sampler>> sampler = Sampler::create(*tokenizer_, options_.sampling);
@@ -192,9 +190,9 @@ Status Engine::plan() {
 
 Status Engine::create_cache(LoadedModel& loaded, int slots) {
   if (loaded.model->config().is_moe()) {
-    ASSIGN_OR_RETURN(loaded.cache,
-                     ExpertCache::create(loaded.model->layout(), slots, make_eviction_policy(options_.eviction),
-                                         *loaded.files, *loaded.queue, clock_));
+    ASSIGN_OR_RETURN(loaded.cache, ExpertCache::create(loaded.model->layout(), slots,
+                                                       make_eviction_policy(options_.schedule.eviction), *loaded.files,
+                                                       *loaded.queue, clock_));
   }
   loaded.pass = std::make_unique<ForwardPass>(*loaded.model, loaded.cache.get(), clock_, interrupted_);
   return {};
@@ -219,10 +217,15 @@ Status Engine::load(const LoadProgress& progress) {
     }
     drafter_ = std::make_unique<ModelDrafter>(*draft_.pass, target_config_.n_vocab);
   }
+  const int64_t start = clock_.now_ns();
   RETURN_IF_ERROR(target_.model->load(*target_.files, *target_.queue, part_of("loading the target")));
+  const double load_s = seconds(clock_.now_ns() - start);
   RETURN_IF_ERROR(create_cache(target_, plan_.slots));
   if (target_.cache != nullptr) target_.cache->set_trace(options_.trace);
   target_.pass->set_trace(options_.trace);
+  // Until more is known: what loading has shown.
+  const double rate = load_s > 0 ? static_cast<double>(target_.model->dense_bytes()) / load_s : 0;
+  schedule_->start(target_, draft_.model != nullptr ? &draft_ : nullptr, rate, clock_);
   return {};
 }
 

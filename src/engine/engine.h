@@ -21,6 +21,7 @@
 #include "base/trace.h"
 #include "base/units.h"
 #include "draft/drafter.h"
+#include "engine/schedule_link.h"
 #include "expert/cache.h"
 #include "forward/forward_pass.h"
 #include "io/gguf_index.h"
@@ -49,9 +50,9 @@ struct EngineOptions {
   std::optional<int32_t> context;      // tokens; default 4096. Lowered to what the model was trained for
   std::optional<int32_t> draft_depth;  // default: chosen while running
   SamplingOptions sampling;            // of sessions that do not bring a sampler of their own
-  std::string eviction{kDefaultEviction};
-  std::string io = "uring";  // or pread
-  int threads = 0;           // 0: one per core
+  ScheduleOptions schedule;            // which experts are read ahead and which make room
+  std::string io = "uring";            // or pread
+  int threads = 0;                     // 0: one per core
   // When it becomes true, loading or generating ends with kInterrupted. Must outlive the engine. Default: its own.
   std::atomic<bool>* interrupt = nullptr;
   std::string isa;                  // instruction set of the kernels; default: the best that the processor has
@@ -91,6 +92,7 @@ class Engine {
   const LoadedModel& target() const { return target_; }
   const LoadedModel& draft() const { return draft_; }  // its model is nullptr without a draft
   Drafter* drafter() const { return drafter_.get(); }  // nullptr without a draft
+  ScheduleLink& schedule() const { return *schedule_; }
   const Clock& clock() const { return clock_; }
   const EngineOptions& options() const { return options_; }  // with defaults filled in
   int32_t context() const { return *options_.context; }
@@ -134,6 +136,7 @@ class Engine {
   LoadedModel target_;
   LoadedModel draft_;
   std::unique_ptr<Drafter> drafter_;
+  std::unique_ptr<ScheduleLink> schedule_;
   MemoryLedger ledger_;
   MemoryPlan plan_;
   std::vector<std::string> notices_;

@@ -32,6 +32,7 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
         "the prompt has {} tokens and leaves no room in the context of {}: {}", prompt.size(), engine_.context(),
         trained_limit ? "shorten it, the model was trained for no more" : "shorten it or raise --ctx"));
   }
+  engine_.schedule().end_cycle(0);
   const int32_t common = common_length(prompt);
   target_.model->kv().truncate(common);
   if (engine_.drafter() != nullptr) engine_.drafter()->truncate(common);
@@ -67,6 +68,7 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
   if (target_.cache != nullptr) {
     stats_.prefill_layers = target_.cache->stats();
     target_.cache->reset_stats();
+    engine_.schedule().scheduler()->reset_stats();
     // What the prompt left free is filled while decoding leaves the disk idle; before, it would only compete.
     target_.cache->fill();
   }
@@ -130,6 +132,7 @@ Result<std::vector<int32_t>> Session::decode_step() {
   const int32_t depth = choose_depth();
   Trace* const trace = engine_.options().trace;
   if (trace != nullptr && engine_.drafter() != nullptr) trace->depth(depth, explain_depth(), start);
+  engine_.schedule().begin_cycle(depth);
   std::vector<int32_t> drafted;
   if (engine_.drafter() != nullptr) {
     ASSIGN_OR_RETURN(drafted, engine_.drafter()->draft(text_, depth, *sampler_));
@@ -140,6 +143,7 @@ Result<std::vector<int32_t>> Session::decode_step() {
   const int32_t committed = target_.model->kv().length();
   std::vector<int32_t> window = {text_.back()};
   window.insert(window.end(), drafted.begin(), drafted.end());
+  engine_.schedule().begin_verify(static_cast<int>(window.size()));
   RETURN_IF_ERROR(target_.pass->run(window, static_cast<int32_t>(window.size())));
 
   if (trace != nullptr) {
@@ -162,6 +166,7 @@ Result<std::vector<int32_t>> Session::decode_step() {
   }
   target_.model->kv().truncate(committed + 1 + accepted);
   target_.pass->record_committed(1 + accepted);
+  engine_.schedule().end_cycle(1 + accepted);
   if (engine_.drafter() != nullptr) engine_.drafter()->accept(accepted);
 
   stats_.generated_tokens += static_cast<int64_t>(added.size());
@@ -191,7 +196,10 @@ void Session::note_step(int32_t depth, int32_t accepted, int64_t draft_ns) {
     ++stats_.reached_by_position[i];
     if (i < accepted) ++stats_.accepted_by_position[i];
   }
-  if (target_.cache != nullptr) stats_.decode_layers = target_.cache->stats();
+  if (target_.cache != nullptr) {
+    stats_.decode_layers = target_.cache->stats();
+    stats_.forecast_layers = engine_.schedule().scheduler()->stats();
+  }
   if (depth_policy_) {
     depth_policy_->observe({depth, accepted, seconds(draft_ns), seconds(pass.duration_ns), seconds(pass.stall_ns),
                             pass.missing_by_prefix});

@@ -9,6 +9,8 @@ LayerCacheStats sum(const std::vector<LayerCacheStats>& layers) {
     total.in_flight_hits += layer.in_flight_hits;
     total.misses += layer.misses;
     total.evictions += layer.evictions;
+    total.prefetched += layer.prefetched;
+    total.prefetched_used += layer.prefetched_used;
     total.bytes_demanded += layer.bytes_demanded;
     total.bytes_prefetched += layer.bytes_prefetched;
     total.stall_ns += layer.stall_ns;

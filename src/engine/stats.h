@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "expert/cache.h"
+#include "schedule/scheduler.h"
 
 namespace drafthorse {
 
@@ -24,8 +25,9 @@ struct SessionStats {
   std::vector<int64_t> depth_histogram;      // steps by depth
   std::vector<int64_t> reached_by_position;  // draft positions whose predecessors were all accepted
   std::vector<int64_t> accepted_by_position;
-  std::vector<LayerCacheStats> prefill_layers;  // by layer, prefill only
-  std::vector<LayerCacheStats> decode_layers;   // by layer, decoding only
+  std::vector<LayerCacheStats> prefill_layers;      // by layer, prefill only
+  std::vector<LayerCacheStats> decode_layers;       // by layer, decoding only
+  std::vector<LayerForecastStats> forecast_layers;  // by layer, decoding only
 
   double decode_tokens_per_s() const { return decode_s > 0 ? static_cast<double>(generated_tokens) / decode_s : 0; }
   double prefill_tokens_per_s() const {

@@ -8,7 +8,7 @@
 namespace drafthorse {
 namespace {
 
-constexpr double kReadAheadWorth = 1e12;  // above any policy's own worth
+constexpr double kReadAheadWorth = 1e15;  // above any policy's own worth
 
 FetchReason reason_of(ReadPriority priority) {
   switch (priority) {
@@ -44,12 +44,19 @@ Result<std::unique_ptr<ExpertCache>> ExpertCache::create(const ExpertLayout& lay
   cache->slot_bytes_ = slot_bytes(layout);
   ASSIGN_OR_RETURN(cache->arena_, Arena::reserve(cache->slot_bytes_ * static_cast<uint64_t>(slots)));
   cache->slots_.resize(static_cast<size_t>(slots));
+  const auto with_experts = std::count_if(layout.layers.begin(), layout.layers.end(),
+                                          [](const ExpertLayer& layer) { return !layer.experts.empty(); });
+  for (const ExpertLayer& layer : layout.layers) {
+    cache->shares_.push_back(layer.experts.empty() ? 0
+                                                   : static_cast<double>(slots) / static_cast<double>(with_experts));
+  }
   return cache;
 }
 
 ExpertCache::ExpertCache(const ExpertLayout& layout, std::unique_ptr<EvictionPolicy> policy, const FileSet& files,
                          ReadQueue& queue, const Clock& clock)
     : layout_(layout), policy_(std::move(policy)), clock_(clock), reader_(files, queue), stats_(layout.n_layers()) {
+  held_by_layer_.resize(layout.n_layers());
   for (const ExpertLayer& layer : layout.layers) {
     slot_of_.emplace_back(layer.experts.size(), kNoSlot);
     histories_.emplace_back(layer.experts.size());
@@ -77,10 +84,15 @@ void ExpertCache::demand(LayerId layer, std::span<const ExpertId> experts) {
     if (slot.key.layer == layer) slot.read_ahead = false;
   }
   poll(false);
+  demanded_.reserve(experts.size());
   for (const ExpertId expert : experts) {
     const ExpertKey key{layer, expert};
     LayerCacheStats& stats = stats_[index(layer)];
     history_of(key).last_touch = ++tick_;
+    if (slot_of(key) != kNoSlot && slots_[slot_of(key)].prefetched) {
+      slots_[slot_of(key)].prefetched = false;
+      ++stats.prefetched_used;
+    }
     DemandState state = DemandState::kWaitingForSlot;
     const int32_t slot = slot_of(key);
     if (slot == kNoSlot) {
@@ -97,15 +109,34 @@ void ExpertCache::demand(LayerId layer, std::span<const ExpertId> experts) {
     }
     demanded_.push_back({expert, state});
   }
+  cancel_unwanted();
   start_waiting_demands();
+}
+
+// What was read ahead for the layer whose turn has come, and is not demanded, is of no use for as long as can be
+// foreseen. Where part of it has not been asked for yet, the disk is better used for something else.
+void ExpertCache::cancel_unwanted() {
+  for (Slot& slot : slots_) {
+    const bool ahead = slot.state == SlotState::kLoading && slot.priority == ReadPriority::kPrefetch;
+    if (ahead && slot.key.layer == demand_layer_ && !slot.pinned && reader_.waits(slot.job)) {
+      give_up_read(slot);
+    }
+  }
+}
+
+void ExpertCache::give_up_read(Slot& slot) {
+  slot.state = SlotState::kDraining;
+  slot_of(slot.key) = kNoSlot;
+  --held_by_layer_[index(slot.key.layer)];
+  reader_.cancel(slot.job);
 }
 
 void ExpertCache::start_waiting_demands() {
   for (Demanded& demanded : demanded_) {
     if (demanded.state != DemandState::kWaitingForSlot) continue;
-    const int32_t slot = claim_slot(ReadPriority::kDemand);
-    if (slot == kNoSlot) return;
-    read_demanded(slot, demanded);
+    const Claim claim = claim_slot({demand_layer_, demanded.expert}, ReadPriority::kDemand);
+    if (claim.slot == kNoSlot) return;
+    read_demanded(claim.slot, demanded);
   }
 }
 
@@ -132,29 +163,33 @@ void ExpertCache::evict(int32_t index_of_slot) {
   CHECK(slot.state == SlotState::kResident && !slot.pinned);
   ++stats_[index(slot.key.layer)].evictions;
   slot_of(slot.key) = kNoSlot;
+  --held_by_layer_[index(slot.key.layer)];
   slot.state = SlotState::kFree;
 }
 
-int32_t ExpertCache::claim_slot(ReadPriority priority) {
+ExpertCache::Claim ExpertCache::claim_slot(ExpertKey key, ReadPriority priority, Admission admission) {
   int32_t victim = kNoSlot;
   double least = std::numeric_limits<double>::infinity();
+  const EvictionContext now = context(key.layer);
   for (size_t i = 0; i < slots_.size(); ++i) {
     const Slot& slot = slots_[i];
-    if (slot.state == SlotState::kFree) return static_cast<int32_t>(i);
+    if (slot.state == SlotState::kFree) return {static_cast<int32_t>(i)};
     if (priority == ReadPriority::kFill || slot.pinned || slot.state != SlotState::kResident) continue;
     // What was read ahead and has not been asked for goes last, and only for a demand: its turn is about to come.
     if (slot.read_ahead && priority != ReadPriority::kDemand) continue;
-    const double worth =
-        (slot.read_ahead ? kReadAheadWorth : 0) + policy_->worth(slot.key, history_of(slot.key), context());
+    const double worth = (slot.read_ahead ? kReadAheadWorth : 0) + policy_->worth(slot.key, history_of(slot.key), now);
     if (worth < least) {
       least = worth;
       victim = static_cast<int32_t>(i);
     }
   }
-  if (victim == kNoSlot) return kNoSlot;
+  if (victim == kNoSlot) return {};
+  if (admission == Admission::kIfWorthMore && policy_->worth(key, history_of(key), now) <= least) {
+    return {kNoSlot, true};
+  }
   if (trace_ != nullptr) trace_->evicted(slots_[victim].key, least, reason_of(priority), clock_.now_ns());
   evict(victim);
-  return victim;
+  return {victim};
 }
 
 void ExpertCache::begin_load(int32_t index_of_slot, ExpertKey key, ReadPriority priority) {
@@ -174,6 +209,8 @@ void ExpertCache::begin_load(int32_t index_of_slot, ExpertKey key, ReadPriority 
   slot.key = key;
   slot.pinned = false;
   slot.read_ahead = priority == ReadPriority::kPrefetch;
+  slot.prefetched = slot.read_ahead;
+  ++held_by_layer_[index(key.layer)];
   slot.priority = priority;
   slot.job = reader_.start({reads.data(), static_cast<size_t>(layer.n_extents)}, priority);
   slot_of_job_[slot.job] = index_of_slot;
@@ -212,6 +249,7 @@ void ExpertCache::finish(const ExtentReader::Finished& finished) {
   slot.state = SlotState::kFree;
   slot.pinned = false;
   slot_of(slot.key) = kNoSlot;
+  --held_by_layer_[index(slot.key.layer)];
   // A prefetch that fails is no error: the demand for it, if one comes, tries anew and reports.
   if (wanted && demand_error_.ok()) demand_error_ = finished.status;
 }
@@ -237,15 +275,26 @@ Status ExpertCache::wait_until(const std::function<bool()>& done) {
   poll(false);
   if (demand_error_.ok() && !done()) {
     const int64_t start = clock_.now_ns();
+    const uint64_t bytes_before = reader_.bytes_read();
     while (demand_error_.ok() && !done()) {
       CHECK(!reader_.idle());  // else nothing would ever wake us: a demand that never got a slot
       poll(true);
     }
     const int64_t end = clock_.now_ns();
     stats_[index(demand_layer_)].stall_ns += end - start;
+    note_read_rate(reader_.bytes_read() - bytes_before, end - start);
     if (trace_ != nullptr) trace_->span(Span::kStall, index(demand_layer_), start, end);
   }
   return demand_error_;
+}
+
+// Short waits tell nothing: most of what arrives in them was read before.
+void ExpertCache::note_read_rate(uint64_t bytes, int64_t ns) {
+  constexpr uint64_t kLeastBytes = 4 * kMiB;
+  constexpr double kGain = 0.1;
+  if (bytes < kLeastBytes || ns <= 0) return;
+  const double rate = static_cast<double>(bytes) / seconds(ns);
+  read_rate_ = read_rate_ == 0 ? rate : read_rate_ + kGain * (rate - read_rate_);
 }
 
 Result<std::vector<ExpertId>> ExpertCache::take_ready() {
@@ -314,32 +363,44 @@ void ExpertCache::abandon() {
     if (index_of_slot == kNoSlot) continue;
     Slot& slot = slots_[index_of_slot];
     slot.pinned = false;
-    if (slot.state == SlotState::kLoading) {
-      slot.state = SlotState::kDraining;
-      slot_of(slot.key) = kNoSlot;
-      reader_.cancel(slot.job);
-    }
+    if (slot.state == SlotState::kLoading) give_up_read(slot);
   }
   for (Slot& slot : slots_) slot.read_ahead = false;
   demanded_.clear();
   demand_error_ = {};
 }
 
-void ExpertCache::prefetch(ExpertKey key) {
+Prefetched ExpertCache::prefetch(ExpertKey key, Admission admission) {
   if (slot_of(key) != kNoSlot) {
     slots_[slot_of(key)].read_ahead = true;  // wanted soon: no other prefetch may evict it
-    return;
+    return Prefetched::kThere;
   }
   const bool demand_waits = std::any_of(demanded_.begin(), demanded_.end(), [](const Demanded& demanded) {
     return demanded.state == DemandState::kWaitingForSlot;
   });
-  const int32_t slot = demand_waits ? kNoSlot : claim_slot(ReadPriority::kPrefetch);
-  if (slot != kNoSlot) {
-    begin_load(slot, key, ReadPriority::kPrefetch);
-  } else if (trace_ != nullptr) {
-    trace_->dropped(key, demand_waits ? "a demand waits for a slot" : "every slot is in use or read ahead",
+  const Claim claim = demand_waits ? Claim{} : claim_slot(key, ReadPriority::kPrefetch, admission);
+  if (claim.slot != kNoSlot) {
+    begin_load(claim.slot, key, ReadPriority::kPrefetch);
+    ++stats_[index(key.layer)].prefetched;
+    return Prefetched::kStarted;
+  }
+  if (trace_ != nullptr) {
+    trace_->dropped(key,
+                    demand_waits      ? "a demand waits for a slot"
+                    : claim.not_worth ? "all that could make room is worth more"
+                                      : "every slot is in use or read ahead",
                     clock_.now_ns());
   }
+  return claim.not_worth ? Prefetched::kNotWorth : Prefetched::kNoSlot;
+}
+
+void ExpertCache::wait_for_prefetches() {
+  const auto under_way = [this] {
+    return std::any_of(slots_.begin(), slots_.end(), [](const Slot& slot) {
+      return slot.state == SlotState::kLoading && slot.priority == ReadPriority::kPrefetch;
+    });
+  };
+  while (under_way()) poll(true);
 }
 
 void ExpertCache::fill() {
@@ -362,12 +423,12 @@ void ExpertCache::continue_fill() {
       continue;
     }
     if (slot_of(fill_next_) == kNoSlot) {
-      const int32_t slot = claim_slot(ReadPriority::kFill);
-      if (slot == kNoSlot) {
+      const Claim claim = claim_slot(fill_next_, ReadPriority::kFill);
+      if (claim.slot == kNoSlot) {
         filling_ = false;
         return;
       }
-      begin_load(slot, fill_next_, ReadPriority::kFill);
+      begin_load(claim.slot, fill_next_, ReadPriority::kFill);
     }
     fill_next_.expert = ExpertId{index(fill_next_.expert) + 1};
   }
@@ -394,7 +455,7 @@ Status ExpertCache::fill_and_wait(const std::function<bool(int, int)>& progress)
     continue_fill();
     if (progress && !progress(resident_slots(), slots())) {
       filling_ = false;
-      return {StatusKind::kInterrupted, "interrupted"};
+      return interrupted_error();
     }
   }
   return {};
@@ -406,6 +467,11 @@ void ExpertCache::record_uses(LayerId layer, std::span<const int32_t> used, int6
   for (size_t e = 0; e < used.size(); ++e) {
     if (used[e] > 0) drafthorse::record_uses(histories[e], tokens_, count, used[e]);
   }
+}
+
+bool ExpertCache::on_its_way(ExpertKey key) const {
+  const int32_t slot = slot_of(key);
+  return slot != kNoSlot && slots_[slot].state == SlotState::kLoading;
 }
 
 bool ExpertCache::resident(ExpertKey key) const {
@@ -434,6 +500,11 @@ void ExpertCache::check_invariants() const {
     mapped += layer.size() - static_cast<size_t>(std::count(layer.begin(), layer.end(), kNoSlot));
   }
   CHECK(mapped == held);
+  for (size_t layer = 0; layer < slot_of_.size(); ++layer) {
+    CHECK(held_by_layer_[layer] ==
+          static_cast<int>(slot_of_[layer].size()) -
+              static_cast<int>(std::count(slot_of_[layer].begin(), slot_of_[layer].end(), kNoSlot)));
+  }
 }
 
 }  // namespace drafthorse

@@ -17,7 +17,8 @@
 // so one free slot is enough to make progress and there is no deadlock to fall into.
 //
 // prefetch() and fill() are hints with less priority than any demand: prefetch takes a free slot or evicts what is
-// neither pinned nor read ahead itself, fill takes free slots only. One thread owns the cache.
+// neither pinned nor read ahead itself, fill takes free slots only. A read ahead whose layer's turn has come without a
+// demand for it is given up where that saves reading. One thread owns the cache.
 #pragma once
 
 #include <cstdint>
@@ -47,8 +48,20 @@ struct LayerCacheStats {
   int64_t evictions = 0;
   uint64_t bytes_demanded = 0;    // read for misses
   uint64_t bytes_prefetched = 0;  // read ahead: prefetch and fill
+  int64_t prefetched = 0;         // experts that prefetch began to read
+  int64_t prefetched_used = 0;    // of them, demanded before they were evicted
   int64_t stall_ns = 0;           // the engine waited for this layer's experts and had nothing to compute
 };
+
+// What becomes of a wish to read ahead.
+enum class Prefetched {
+  kThere,     // it is resident, or on its way
+  kStarted,   // its read has begun
+  kNoSlot,    // every slot is pinned, read ahead, or wanted by a demand
+  kNotWorth,  // whatever could make room is worth more
+};
+// Whether a read ahead may evict only what the eviction policy holds worth less than what is read.
+enum class Admission { kAlways, kIfWorthMore };
 
 class ExpertCache {
  public:
@@ -86,7 +99,15 @@ class ExpertCache {
 
   // --- hints
   // Reads the expert if it is absent and a slot can be had without touching pinned ones.
-  void prefetch(ExpertKey key);
+  Prefetched prefetch(ExpertKey key, Admission admission = Admission::kAlways);
+  // Blocks until no read ahead is under way.
+  void wait_for_prefetches();
+  // What the present window is expected to need, for the eviction policy. Must outlive the cache; nullptr: nothing.
+  void set_forecast(const Forecast* forecast) { forecast_ = forecast; }
+  // Slots that each layer should have, for policies that divide them. Default: the same for each layer with experts.
+  void set_shares(std::vector<double> shares) { shares_ = std::move(shares); }
+  // false: reads one expert after the other.
+  void set_batched(bool batched) { reader_.set_batched(batched); }
   // Bytes that prefetch and fill may have in flight: what a demand may have to wait behind. A prefill, whose next
   // demand is known to be far off, allows more than decoding.
   void set_background_limit(uint64_t bytes) { reader_.set_background_limit(bytes); }
@@ -103,6 +124,16 @@ class ExpertCache {
   void advance(int64_t count) { tokens_ += count; }
 
   bool resident(ExpertKey key) const;
+  bool on_its_way(ExpertKey key) const;  // being read
+  // Read ahead, in flight or waiting to be.
+  uint64_t prefetch_bytes_pending() const {
+    return reader_.background_bytes_in_flight() + reader_.waiting_bytes(ReadPriority::kPrefetch);
+  }
+  // Bytes per second while the engine waited for reads and so had asked for all it could; 0 until seen.
+  double read_bytes_per_s() const { return read_rate_; }
+  int expert_slots_held(LayerId layer) const { return held_by_layer_[index(layer)]; }
+  double use_rate(ExpertKey key) const { return use_rate_at(histories_[index(key.layer)][index(key.expert)], tokens_); }
+  const ExpertLayout& layout() const { return layout_; }
   const std::vector<LayerCacheStats>& stats() const { return stats_; }  // by layer
   void reset_stats();
   uint64_t read_retries() const { return reader_.retries(); }
@@ -117,6 +148,7 @@ class ExpertCache {
     ExpertKey key;
     bool pinned = false;
     bool read_ahead = false;  // asked for by prefetch() for a layer whose turn has not come yet
+    bool prefetched = false;  // read by prefetch() and not demanded since
     ExtentReader::JobId job = 0;
     ReadPriority priority = ReadPriority::kDemand;
   };
@@ -135,8 +167,16 @@ class ExpertCache {
   int32_t slot_of(ExpertKey key) const { return slot_of_[index(key.layer)][index(key.expert)]; }
   ExpertHistory& history_of(ExpertKey key) { return histories_[index(key.layer)][index(key.expert)]; }
   std::byte* slot_data(int32_t slot) const { return arena_.data() + static_cast<uint64_t>(slot) * slot_bytes_; }
-  EvictionContext context() const { return {demand_layer_, static_cast<int>(layout_.n_layers()), tokens_}; }
-  int32_t claim_slot(ReadPriority priority);  // kNoSlot where none can be had
+  EvictionContext context(LayerId incoming) const {
+    return {demand_layer_, static_cast<int>(layout_.n_layers()), tokens_, forecast_, incoming, held_by_layer_, shares_};
+  }
+  struct Claim {
+    int32_t slot = kNoSlot;
+    bool not_worth = false;  // there was one, and it is worth more
+  };
+  Claim claim_slot(ExpertKey key, ReadPriority priority, Admission admission = Admission::kAlways);
+  void give_up_read(Slot& slot);
+  void cancel_unwanted();
   void evict(int32_t slot);
   void read_demanded(int32_t slot, Demanded& demanded);
   void make_room_for(Demanded& wanted_first);
@@ -146,6 +186,7 @@ class ExpertCache {
   void poll(bool wait);
   void finish(const ExtentReader::Finished& finished);
   Demanded* find_demanded(ExpertId expert);
+  void note_read_rate(uint64_t bytes, int64_t ns);
   Status wait_until(const std::function<bool()>& done);
 
   const ExpertLayout& layout_;
@@ -159,6 +200,10 @@ class ExpertCache {
   std::vector<std::vector<ExpertHistory>> histories_;  // [layer][expert]
   std::unordered_map<ExtentReader::JobId, int32_t> slot_of_job_;
   std::vector<ExtentReader::Finished> finished_;
+  const Forecast* forecast_ = nullptr;
+  std::vector<int> held_by_layer_;  // slots with an expert of the layer, on its way or there
+  std::vector<double> shares_;
+  double read_rate_ = 0;
 
   LayerId demand_layer_{};
   std::vector<Demanded> demanded_;  // in the order asked for

@@ -1,6 +1,7 @@
 #include "expert/eviction.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace drafthorse {
 namespace {
@@ -32,15 +33,78 @@ class Lfu final : public EvictionPolicy {
   }
 };
 
+class LruLayer final : public EvictionPolicy {
+ public:
+  std::string_view name() const override { return "lru-layer"; }
+  double worth(ExpertKey key, const ExpertHistory& history, const EvictionContext& context) const override {
+    constexpr double kElsewhere = 1e12;  // above any tick
+    const auto touched = static_cast<double>(history.last_touch);
+    // A layer that has its share gives up one of its own; one that has less takes from those that have more.
+    const bool takes_own = held(context, context.incoming) + 1 > share(context, context.incoming);
+    const bool gives = takes_own ? key.layer == context.incoming : held(context, key.layer) > share(context, key.layer);
+    return gives ? touched : touched + kElsewhere;
+  }
+
+ private:
+  static double held(const EvictionContext& context, LayerId layer) {
+    return static_cast<size_t>(index(layer)) < context.held_by_layer.size() ? context.held_by_layer[index(layer)] : 0;
+  }
+  static double share(const EvictionContext& context, LayerId layer) {
+    return static_cast<size_t>(index(layer)) < context.share_by_layer.size() ? context.share_by_layer[index(layer)] : 0;
+  }
+};
+
+// Layers from the one that is computed to the next time `layer` comes up: 0 for the very next, n - 1 for itself.
+int layers_until(LayerId layer, const EvictionContext& context) {
+  return (index(layer) - index(context.layer) - 1 + 2 * context.n_layers) % context.n_layers;
+}
+
+class StaleFirst final : public EvictionPolicy {
+ public:
+  std::string_view name() const override { return "stale-first"; }
+  double worth(ExpertKey key, const ExpertHistory& history, const EvictionContext& context) const override {
+    constexpr double kAhead = 1e12;
+    const auto touched = static_cast<double>(history.last_touch);
+    return key.layer > context.layer ? touched + kAhead : touched;
+  }
+};
+
+class Activation final : public EvictionPolicy {
+ public:
+  std::string_view name() const override { return "activation"; }
+  double worth(ExpertKey key, const ExpertHistory& history, const EvictionContext& context) const override {
+    // An expert that nobody used yet keeps the order of layers.
+    constexpr double kLeast = 1e-3;
+    const double later = static_cast<double>(index(key.layer)) / context.n_layers;
+    return (use_rate_at(history, context.tokens) + kLeast) * (1 - later);
+  }
+};
+
+// An expert never used so far is taken to be used by one token in a hundred.
+constexpr double kLeastRate = 0.01;
+
 class NextUse final : public EvictionPolicy {
  public:
   std::string_view name() const override { return "next-use"; }
   double worth(ExpertKey key, const ExpertHistory& history, const EvictionContext& context) const override {
-    // An expert never used so far is taken to be used by one token in a hundred.
-    constexpr double kLeastRate = 0.01;
     const double rate = std::clamp(use_rate_at(history, context.tokens), kLeastRate, 1.0);
-    const int distance = (index(key.layer) - index(context.layer) - 1 + 2 * context.n_layers) % context.n_layers;
-    return -(distance + context.n_layers * (1 - rate) / rate);
+    return -(layers_until(key.layer, context) + context.n_layers * (1 - rate) / rate);
+  }
+};
+
+class DraftGuided final : public EvictionPolicy {
+ public:
+  std::string_view name() const override { return "draft-guided"; }
+  double worth(ExpertKey key, const ExpertHistory& history, const EvictionContext& context) const override {
+    const double rate = std::clamp(use_rate_at(history, context.tokens), kLeastRate, 1.0);
+    const bool known = context.forecast != nullptr && context.forecast->covers(key.layer);
+    const double needed = known ? context.forecast->need(key) : rate;
+    // A mean of times would be all tail: an expert needed now with probability 0.95 and else not for 50 circles counts
+    // for more than its mean of 3. So uses are discounted by how far off they are: E[discount ^ time of the next use].
+    constexpr double kPerCircle = 0.6;
+    const double ahead = std::pow(kPerCircle, static_cast<double>(layers_until(key.layer, context)) / context.n_layers);
+    const double later = kPerCircle * rate / (1 - kPerCircle * (1 - rate));  // needed in one of the circles that follow
+    return ahead * (needed + (1 - needed) * later);
   }
 };
 
@@ -57,13 +121,30 @@ void record_uses(ExpertHistory& history, int64_t tokens, int64_t count, int64_t 
   history.rate_token = tokens + count;
 }
 
+namespace {
+
+template <typename Policy>
+std::unique_ptr<EvictionPolicy> make() {
+  return std::make_unique<Policy>();
+}
+constexpr std::unique_ptr<EvictionPolicy> (*kMakers[])() = {
+    make<Lru>, make<Lfu>, make<LruLayer>, make<StaleFirst>, make<Activation>, make<NextUse>, make<DraftGuided>,
+};
+
+}  // namespace
+
 std::unique_ptr<EvictionPolicy> make_eviction_policy(std::string_view name) {
-  if (name == "lru") return std::make_unique<Lru>();
-  if (name == "lfu") return std::make_unique<Lfu>();
-  if (name == "next-use") return std::make_unique<NextUse>();
+  for (const auto maker : kMakers) {
+    std::unique_ptr<EvictionPolicy> policy = maker();
+    if (policy->name() == name) return policy;
+  }
   return nullptr;
 }
 
-std::vector<std::string> eviction_policy_names() { return {"lru", "lfu", "next-use"}; }
+std::vector<std::string> eviction_policy_names() {
+  std::vector<std::string> names;
+  for (const auto maker : kMakers) names.emplace_back(maker()->name());
+  return names;
+}
 
 }  // namespace drafthorse

@@ -6,11 +6,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/ids.h"
+#include "predict/forecast.h"
 
 namespace drafthorse {
 
@@ -32,9 +34,13 @@ double use_rate_at(const ExpertHistory& history, int64_t tokens);
 void record_uses(ExpertHistory& history, int64_t tokens, int64_t count, int64_t used);
 
 struct EvictionContext {
-  LayerId layer{};  // the layer that is being computed, or read for
+  LayerId layer{};  // the layer that is being computed, or was last
   int n_layers = 1;
-  int64_t tokens = 0;  // committed so far
+  int64_t tokens = 0;                           // committed so far
+  const Forecast* forecast = nullptr;           // of the present window; nullptr: none
+  LayerId incoming{};                           // layer of the expert that wants the slot
+  std::span<const int> held_by_layer = {};      // slots that each layer's experts occupy; empty: not counted
+  std::span<const double> share_by_layer = {};  // slots that each layer should have; empty: not divided
 };
 
 class EvictionPolicy {
@@ -48,8 +54,14 @@ class EvictionPolicy {
 // lru: the least recently touched goes. Layers are visited in a circle, so with few slots per layer this gives up
 //      exactly what comes next.
 // lfu: the least used by recent tokens goes, with a half-life.
+// lru-layer: each layer has its share of the slots, and the least recently touched of the layer that reads goes
+//      (Mixtral-Offloading, 2312.17238; AdapMoE's shares differ from layer to layer).
+// stale-first: what this pass has left behind goes before what it is about to come to, the least recently touched
+// first. activation: the least used by recent tokens goes, later layers before earlier ones (MoE-Infinity, 2401.14361).
 // next-use: the one whose next use is expected last goes: layers until its layer comes up again, plus a whole circle
 //      for each token it is expected to sit out.
+// draft-guided: as next-use, knowing what the present window is predicted to need, and with uses that are far off
+//      discounted.
 std::unique_ptr<EvictionPolicy> make_eviction_policy(std::string_view name);  // nullptr for an unknown name
 std::vector<std::string> eviction_policy_names();
 inline constexpr std::string_view kDefaultEviction = "next-use";

@@ -30,14 +30,19 @@ TEST_P(EvictionConformance, WorthIsPureAndFinite) {
   std::mt19937_64 random(kSeed);
   const std::unique_ptr<EvictionPolicy> other = make_eviction_policy(GetParam());
   const int64_t tokens[] = {0, 1, 17, 100'000, 1'000'000'000'000};
-  for (int i = 0; i < 20'000; ++i) {
+  for (int i = 0; i < 5'000; ++i) {
     const int n_layers = 1 + static_cast<int>(random() % 100);
     const auto layer = [&] { return LayerId{static_cast<int>(random() % static_cast<uint64_t>(n_layers))}; };
     const ExpertKey key{layer(), ExpertId{static_cast<int>(random() % 512)}};
     const ExpertHistory history{static_cast<int64_t>(random() % 1'000'000) - 1,
                                 i % 5 == 0 ? static_cast<double>(i % 2) : static_cast<double>(random() % 1001) / 1000,
                                 tokens[random() % 5]};
-    const EvictionContext context{layer(), n_layers, tokens[random() % 5]};
+    Forecast forecast(std::vector<int>(static_cast<size_t>(n_layers), 512));
+    forecast.set({layer(), ExpertId{static_cast<int>(random() % 512)}}, static_cast<double>(random() % 1001) / 1000);
+    const std::vector<int> held(static_cast<size_t>(n_layers), static_cast<int>(random() % 9));
+    const std::vector<double> shares(static_cast<size_t>(n_layers), static_cast<double>(random() % 90) / 10);
+    const EvictionContext context{layer(), n_layers, tokens[random() % 5], i % 2 == 0 ? &forecast : nullptr, layer(),
+                                  held,    shares};
     const double worth = policy_->worth(key, history, context);
     ASSERT_TRUE(std::isfinite(worth));
     ASSERT_EQ(policy_->worth(key, history, context), worth);
@@ -113,6 +118,57 @@ TEST(NextUse, RateOutweighsDistance) {
   // Within a layer the rate decides, and a rate fades.
   EXPECT_GT(worth("next-use", 5, {0, 0.4, 50}, context), worth("next-use", 5, {0, 0.3, 50}, context));
   EXPECT_LT(worth("next-use", 5, {0, 0.4, 10}, context), worth("next-use", 5, {0, 0.3, 50}, context));
+}
+
+TEST(LruLayer, EachLayerLivesWithinItsShare) {
+  const int held[] = {4, 2, 3};
+  const double shares[] = {3, 3, 3};
+  const auto of = [&](int layer, int64_t touch, int incoming) {
+    return worth("lru-layer", layer, {touch, 0, 0},
+                 {.layer = LayerId{0},
+                  .n_layers = 3,
+                  .incoming = LayerId{incoming},
+                  .held_by_layer = held,
+                  .share_by_layer = shares});
+  };
+  // A layer with its share gives up its own oldest, whatever is older elsewhere.
+  EXPECT_LT(of(2, 100, 2), of(0, 1, 2));
+  EXPECT_LT(of(2, 50, 2), of(2, 100, 2));
+  // One with less than its share takes from one with more, never from one without.
+  EXPECT_LT(of(0, 100, 1), of(1, 1, 1));
+  EXPECT_LT(of(0, 100, 1), of(2, 1, 1));
+}
+
+TEST(StaleFirst, WhatIsAheadStays) {
+  const EvictionContext context{LayerId{4}, 8, 50};
+  EXPECT_LT(worth("stale-first", 2, {90, 1, 50}, context), worth("stale-first", 6, {1, 0, 50}, context));
+  EXPECT_LT(worth("stale-first", 2, {10, 1, 50}, context), worth("stale-first", 1, {20, 0, 50}, context));
+  EXPECT_LT(worth("stale-first", 6, {10, 1, 50}, context), worth("stale-first", 5, {20, 0, 50}, context));
+}
+
+TEST(Activation, UsedAndEarlyStay) {
+  const EvictionContext context{LayerId{4}, 8, 50};
+  EXPECT_GT(worth("activation", 3, {0, 0.5, 50}, context), worth("activation", 3, {9, 0.2, 50}, context));
+  EXPECT_GT(worth("activation", 1, {0, 0.5, 50}, context), worth("activation", 6, {9, 0.5, 50}, context));
+}
+
+TEST(DraftGuided, WhatTheWindowNeedsStays) {
+  Forecast forecast(std::vector<int>(8, 8));
+  EvictionContext context{LayerId{2}, 8, 50};
+  const ExpertHistory rare{0, 0.02, 50};
+  const ExpertHistory common{0, 0.4, 50};
+  // Where nothing is forecast for the layer, popularity decides, and then who comes up first.
+  const double unknown = worth("draft-guided", 5, rare, context);
+  EXPECT_LT(unknown, worth("draft-guided", 6, common, context));
+  EXPECT_GT(worth("draft-guided", 5, common, context), worth("draft-guided", 6, common, context));
+  const double common_unknown = worth("draft-guided", 5, common, context);
+  context.forecast = &forecast;
+  EXPECT_EQ(worth("draft-guided", 5, rare, context), unknown);
+  forecast.set({LayerId{5}, ExpertId{3}}, 0.95);
+  EXPECT_GT(worth("draft-guided", 5, rare, context), worth("draft-guided", 6, common, context));
+  // Known not to be needed now, even what is common can go.
+  forecast.set({LayerId{5}, ExpertId{3}}, 0);
+  EXPECT_LT(worth("draft-guided", 5, common, context), common_unknown);
 }
 
 // --- histories

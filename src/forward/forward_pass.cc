@@ -76,13 +76,15 @@ Status ForwardPass::run_chunk(std::span<const int32_t> tokens, int32_t logits_wa
     const LayerId layer{i};
     const int64_t layer_start = trace_ != nullptr ? clock_.now_ns() : 0;
     for (int32_t first = 0; first < count; first += kStageTokens) {
-      if (interrupted_ != nullptr && *interrupted_) return {StatusKind::kInterrupted, "interrupted"};
+      if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
       model_.attention(layer, first, std::min(kStageTokens, count - first));
       if (cache_ != nullptr) cache_->poll();
     }
+    const bool window = count <= shape.max_window;
+    if (observer_ != nullptr && window) observer_->staged(layer, count);
     if (model_.is_moe_layer(layer)) {
       route(layer, count);
-      RETURN_IF_ERROR(count <= shape.max_window ? experts_by_arrival(layer, count) : experts_in_order(layer, count));
+      RETURN_IF_ERROR(window ? experts_by_arrival(layer, count) : experts_in_order(layer, count));
     }
     if (trace_ != nullptr) trace_->span(Span::kLayer, i, layer_start, clock_.now_ns());
     if (count > shape.max_window) progress(static_cast<double>(i + 1) / n_layer);
@@ -136,14 +138,21 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
   cache_->set_background_limit(kBackgroundBytesInFlight);
 
   const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
+  if (observer_ != nullptr) {
+    used_.clear();
+    for (const RoutedExpert& one : routes_[index(layer)]) used_.push_back(one.expert);
+    observer_->routed(layer, used_);
+  }
   cache_->demand(layer, union_);
+  if (observer_ != nullptr) observer_->demanded(layer);
   while (true) {
-    if (interrupted_ != nullptr && *interrupted_) return {StatusKind::kInterrupted, "interrupted"};
+    if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     ASSIGN_OR_RETURN(const std::vector<ExpertId> ready, cache_->take_ready());
     if (ready.empty()) break;
     prefetch_next_layer(layer, count);
     compute_group(layer, ready);
     for (const ExpertId expert : ready) cache_->release(expert);
+    if (observer_ != nullptr) observer_->worked();
   }
   stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
 
@@ -204,7 +213,7 @@ Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
   cache_->set_background_limit(kPrefillBackgroundBytes);
   cache_->demand(layer, union_);
   for (const ExpertId expert : union_) {
-    if (interrupted_ != nullptr && *interrupted_) return {StatusKind::kInterrupted, "interrupted"};
+    if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     RETURN_IF_ERROR(cache_->wait_for(expert));
     prefetch_next_layer(layer, count);
     const std::vector<int32_t>& tokens = tokens_of_[index(expert)];

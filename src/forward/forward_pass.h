@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/trace.h"
 #include "expert/cache.h"
+#include "forward/pass_observer.h"
 #include "model/model.h"
 #include "model/routing.h"
 
@@ -37,7 +38,8 @@ class ForwardPass {
   // `cache` is nullptr for a dense model. All must outlive the pass; `interrupted` may be nullptr.
   ForwardPass(Model& model, ExpertCache* cache, const Clock& clock, const std::atomic<bool>* interrupted);
 
-  void set_trace(Trace* trace) { trace_ = trace; }  // must outlive the pass; nullptr: none
+  void set_trace(Trace* trace) { trace_ = trace; }                     // must outlive the pass; nullptr: none
+  void set_observer(PassObserver* observer) { observer_ = observer; }  // likewise
 
   // Runs `tokens` from position kv.length() on and extends the KV cache by them. Logits of the last `logits_wanted`
   // tokens (at most max_window) are in workspace.logits, the first wanted one in column 0.
@@ -77,6 +79,7 @@ class ForwardPass {
   const Clock& clock_;
   const std::atomic<bool>* interrupted_;
   Trace* trace_ = nullptr;
+  PassObserver* observer_ = nullptr;
   PassStats stats_;
   int32_t chunk_tokens_ = 0;  // tokens that routes_ holds
 
@@ -86,6 +89,7 @@ class ForwardPass {
   std::vector<int32_t> first_row_of_;              // by expert, in arrival order's row table
   std::vector<int32_t> token_of_row_;
   std::vector<ops::ExpertWork> work_;
+  std::vector<ExpertId> used_;  // of the present layer, by token: for the observer
 };
 
 }  // namespace drafthorse

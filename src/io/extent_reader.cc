@@ -70,11 +70,27 @@ void ExtentReader::cancel(JobId id) {
   finish_if_done(id);
 }
 
+bool ExtentReader::waits(JobId id) const {
+  const auto found = jobs_.find(id);
+  return found != jobs_.end() && found->second.waiting > 0;
+}
+
 void ExtentReader::finish_if_done(JobId id) {
   const auto found = jobs_.find(id);
   if (found == jobs_.end() || found->second.waiting > 0 || found->second.in_flight > 0) return;
   finished_.push_back({id, found->second.cancelled, std::move(found->second.status)});
   jobs_.erase(found);
+}
+
+bool ExtentReader::another_job_in_flight(JobId id) const {
+  return std::any_of(jobs_.begin(), jobs_.end(),
+                     [id](const auto& one) { return one.first != id && one.second.in_flight > 0; });
+}
+
+uint64_t ExtentReader::waiting_bytes(ReadPriority priority) const {
+  uint64_t bytes = 0;
+  for (const Piece& piece : pending_[static_cast<size_t>(priority)]) bytes += piece.bytes;
+  return bytes;
 }
 
 void ExtentReader::submit_pending() {
@@ -86,12 +102,13 @@ void ExtentReader::submit_pending() {
     while (!waiting.empty() && !free_tags_.empty()) {
       Piece piece = waiting.front();
       // A limit below a single piece lets one through. What does not fit holds back all of less priority.
-      const bool fits = background_in_flight_ == 0 || background_in_flight_ + piece.bytes <= background_limit_;
-      held_back = background && !fits;
+      const bool fits = demand_in_flight_ <= kDemandTail &&
+                        (background_in_flight_ == 0 || background_in_flight_ + piece.bytes <= background_limit_);
+      held_back = (background && !fits) || (!batched_ && another_job_in_flight(piece.job));
       if (held_back) break;
       waiting.pop_front();
       piece.background = background;
-      if (background) background_in_flight_ += piece.bytes;
+      (background ? background_in_flight_ : demand_in_flight_) += piece.bytes;
       Job& job = jobs_.at(piece.job);
       --job.waiting;
       ++job.in_flight;
@@ -121,7 +138,7 @@ void ExtentReader::complete(const ReadCompletion& completion) {
   const auto tag = static_cast<uint32_t>(completion.tag);
   Piece piece = in_flight_[tag];
   free_tags_.push_back(tag);
-  if (piece.background) background_in_flight_ -= piece.bytes;
+  (piece.background ? background_in_flight_ : demand_in_flight_) -= piece.bytes;
   Job& job = jobs_.at(piece.job);
   --job.in_flight;
   if (completion.error != 0) {
@@ -192,7 +209,7 @@ Status read_all(std::span<const ExtentRead> reads, const FileSet& files, ReadQue
     finished.clear();
     if (!progress || given_up || progress(std::min(reader.bytes_read(), total), total)) continue;
     given_up = true;
-    if (first_failure.ok()) first_failure = Status(StatusKind::kInterrupted, "interrupted");
+    if (first_failure.ok()) first_failure = interrupted_error();
     for (const ExtentReader::JobId job : jobs) reader.cancel(job);
   }
   return first_failure;

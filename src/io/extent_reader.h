@@ -9,7 +9,8 @@
 //            then may the destination be used for something else
 //
 // Demands go ahead of all else. What is not a demand has at most `background_bytes` in flight at a time, so that a
-// demand never waits behind more than that.
+// demand never waits behind more than that; and none of it is submitted while more than kDemandTail bytes of demands
+// are in flight, which it would only delay.
 #pragma once
 
 #include <array>
@@ -30,6 +31,8 @@ namespace drafthorse {
 inline constexpr uint32_t kReadPieceBytes = 1024 * 1024;
 inline constexpr int kReadAttempts = 3;
 inline constexpr uint64_t kBackgroundBytesInFlight = 8 * 1024 * 1024;
+// About bandwidth times latency: with less in flight the device would begin to idle.
+inline constexpr uint64_t kDemandTail = 2 * 1024 * 1024;
 
 // The extent widened to whole kDirectAlignment blocks. The file's end may lie inside the last one.
 struct AlignedExtent {
@@ -65,9 +68,12 @@ class ExtentReader {
   JobId start(std::span<const ExtentRead> reads, ReadPriority priority);
   void promote(JobId job, ReadPriority priority);  // to a higher priority; no effect on what is in flight
   void cancel(JobId job);
+  bool waits(JobId job) const;  // for some of its pieces to be submitted
 
   bool idle() const { return jobs_.empty(); }
   void set_background_limit(uint64_t bytes) { background_limit_ = bytes; }
+  // false: one job's reads at a time, the next only when they are all back. For measuring what batches are worth.
+  void set_batched(bool batched) { batched_ = batched; }
 
   // Takes in completions, submits what may go next, appends jobs that finished. With wait, blocks until at least one
   // read completes (not necessarily a job), unless nothing is in flight.
@@ -76,6 +82,8 @@ class ExtentReader {
   uint64_t bytes_read() const { return bytes_read_; }  // delivered so far, padding to blocks included
   uint64_t retries() const { return retries_; }
   uint64_t background_bytes_in_flight() const { return background_in_flight_; }
+  uint64_t demand_bytes_in_flight() const { return demand_in_flight_; }
+  uint64_t waiting_bytes(ReadPriority priority) const;  // not submitted yet
 
  private:
   struct Piece {
@@ -97,6 +105,7 @@ class ExtentReader {
   };
 
   void submit_pending();
+  bool another_job_in_flight(JobId id) const;
   void complete(const ReadCompletion& completion);
   void retry_or_fail(Piece piece, const Status& reason);
   void drop_waiting(JobId id, Job& job);
@@ -111,7 +120,9 @@ class ExtentReader {
   std::unordered_map<JobId, Job> jobs_;
   std::vector<Finished> finished_;
   JobId next_job_ = 1;
+  bool batched_ = true;
   uint64_t background_in_flight_ = 0;
+  uint64_t demand_in_flight_ = 0;
   uint64_t bytes_read_ = 0;
   uint64_t retries_ = 0;
 };

@@ -18,6 +18,7 @@
 
 #include <fmt/format.h>
 
+#include "base/utf8.h"
 #include "io/gguf_index.h"
 #include "io/gguf_reader.h"
 
@@ -29,7 +30,6 @@ constexpr size_t kMaxTokens = 1 << 22;
 constexpr size_t kMaxTokenBytes = 1 << 16;
 constexpr uint64_t kMaxDecodedBytes = 256 << 20;  // of all tokens together, see decoded_bytes()
 constexpr uint64_t kDefaultGpt2Id = 11;           // libllama's BOS and EOS for gpt2 where the file names none
-constexpr uint32_t kInvalidUtf8 = 0xffffffff;
 
 enum TokenType { kNormal = 1, kByte = 6 };
 
@@ -50,39 +50,6 @@ constexpr SpecialToken kSpecialTokens[] = {
     {"FIM SEP", "tokenizer.ggml.fim_sep_token_id"}, {"PREFIX", "tokenizer.ggml.prefix_token_id"},
     {"SUFFIX", "tokenizer.ggml.suffix_token_id"},   {"MIDDLE", "tokenizer.ggml.middle_token_id"},
 };
-
-// Of the character that begins with this byte, 0 where none does.
-size_t utf8_length(uint32_t lead) {
-  if (lead < 0x80) return 1;
-  if (lead < 0xc2) return 0;
-  if (lead < 0xe0) return 2;
-  if (lead < 0xf0) return 3;
-  return lead < 0xf5 ? 4 : 0;
-}
-
-// The next code point, kInvalidUtf8 for what is none; `text` moves past it.
-uint32_t next_code_point(std::string_view& text) {
-  const auto byte = [&](size_t i) { return static_cast<uint32_t>(static_cast<unsigned char>(text[i])); };
-  const uint32_t lead = byte(0);
-  const size_t length = utf8_length(lead);
-  if (length == 0 || length > text.size()) return kInvalidUtf8;
-  uint32_t code = length == 1 ? lead : lead & (0x7fU >> length);
-  for (size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xc0) != 0x80) return kInvalidUtf8;
-    code = code << 6 | (byte(i) & 0x3f);
-  }
-  constexpr uint32_t kSmallest[] = {0, 0, 0x80, 0x800, 0x10000};
-  if (code < kSmallest[length] || code > 0x10ffff) return kInvalidUtf8;
-  text.remove_prefix(length);
-  return code;
-}
-
-bool is_utf8(std::string_view text) {
-  while (!text.empty()) {
-    if (next_code_point(text) == kInvalidUtf8) return false;
-  }
-  return true;
-}
 
 // Byte-level BPE writes each byte as one of these 256 characters.
 bool is_in_byte_alphabet(uint32_t code) {

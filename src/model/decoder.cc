@@ -130,7 +130,7 @@ ggml_tensor* build_heads(StageBuilder& b, const LayerWeights& layer, const KvCac
 LayerStage build_feed_forward(StageBuilder& b, const LayerWeights& layer, ggml_tensor* residual) {
   ggml_tensor* x = b.rms_norm(residual, layer.ffn_norm, layer.ffn_norm_bias);
   if (layer.router == nullptr) {
-    return {ggml_add(b.context(), residual, b.gated_ffn(x, layer.gate, layer.up, layer.down)), nullptr, nullptr};
+    return {ggml_add(b.context(), residual, b.gated_ffn(x, layer.gate, layer.up, layer.down)), x, nullptr};
   }
   const LayerStage stage = {residual, x, b.linear(layer.router, x)};
   if (layer.shared_down == nullptr) return stage;

@@ -17,7 +17,7 @@ namespace drafthorse {
 // Everything up to the routed experts of one layer.
 struct LayerStage {
   ggml_tensor* residual = nullptr;       // [n_embd, n] the stream after attention and all of the FFN but routed experts
-  ggml_tensor* ffn_input = nullptr;      // [n_embd, n] what the experts see; nullptr in a dense layer
+  ggml_tensor* ffn_input = nullptr;      // [n_embd, n] what the experts, or the dense FFN, see
   ggml_tensor* router_logits = nullptr;  // [n_expert, n]; nullptr in a dense layer
 };
 

@@ -10,6 +10,8 @@
 #include <cstdio>
 #include <exception>
 
+#include "model/grammar_check.h"
+
 namespace drafthorse {
 namespace {
 
@@ -108,9 +110,7 @@ space ::= " " | "\n" [ \t]{0,24} |
 void Grammar::SamplerDeleter::operator()(llama_sampler* sampler) const { llama_sampler_free(sampler); }
 
 Result<std::unique_ptr<Grammar>> Grammar::parse(const llama_vocab* vocab, int32_t n_vocab, const std::string& text) {
-  // A C string is what libllama takes.
-  if (text.find('\0') != std::string::npos) return usage_error("the grammar holds a zero byte: it is not text");
-  if (text.find_first_not_of(" \t\r\n") == std::string::npos) return usage_error("the grammar is empty");
+  RETURN_IF_ERROR(check_grammar(text));
   std::string why;
   SamplerPtr sampler;
   {

@@ -13,6 +13,7 @@ namespace {
 
 // Windows up to this size keep their graphs; longer ones pay tens of microseconds for building.
 constexpr int32_t kMostKeptWindow = 17;
+constexpr size_t kProbeTensors = 8;  // that a probe adds to a layer's graph at most
 
 size_t graph_context_bytes(size_t tensors) {
   return tensors * ggml_tensor_overhead() + ggml_graph_overhead_custom(tensors, false);
@@ -69,10 +70,40 @@ Result<std::unique_ptr<Model>> Model::create(const GgufIndex& index, const Model
   return model;
 }
 
+Status Model::set_probes(std::vector<RouterProbe> probes) {
+  CHECK(attention_graphs_.empty());
+  probes_ = std::move(probes);
+  probe_offsets_.clear();
+  uint64_t bytes = 0;
+  for (const RouterProbe& probe : probes_) {
+    CHECK(probe.router != nullptr && probe.router->ne[0] == config_.n_embd);
+    probe_offsets_.push_back(bytes);
+    bytes += sizeof(float) * static_cast<uint64_t>(probe.router->ne[1] * options_.workspace.max_window);
+  }
+  ASSIGN_OR_RETURN(probe_logits_, DeviceBuffer::reserve(bytes));
+  measure_scratch();
+  return {};
+}
+
+std::span<const float> Model::probe_logits(size_t probe, int32_t column) const {
+  const auto experts = static_cast<size_t>(probes_[probe].router->ne[1]);
+  const auto* logits = reinterpret_cast<const float*>(probe_logits_.data() + probe_offsets_[probe]);
+  return {logits + static_cast<size_t>(column) * experts, experts};
+}
+
+size_t Model::graph_tensors() const {
+  std::map<LayerId, size_t> probes_at;
+  size_t most = 0;
+  for (const RouterProbe& probe : probes_) most = std::max(most, ++probes_at[probe.at]);
+  return family_->layer_tensors + most * kProbeTensors;
+}
+
 int32_t Model::kept_window() const { return std::min(kMostKeptWindow, options_.workspace.max_window); }
 
 // The largest graph of each kind decides how much scratch the intermediates need.
 void Model::measure_scratch() {
+  if (scratch_ != nullptr) ggml_gallocr_free(scratch_);
+  scratch_bytes_ = 0;
   scratch_ = ggml_gallocr_new(ggml_backend_get_default_buffer_type(compute_.backend()));
   CHECK(scratch_ != nullptr);
   const int32_t tokens = std::min(kStageTokens, options_.workspace.columns);
@@ -96,7 +127,7 @@ Status Model::load(const FileSet& files, ReadQueue& queue, const std::function<b
 
 void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
   const uint64_t graphs = static_cast<uint64_t>(kept_window()) * static_cast<uint64_t>(config_.n_layer) *
-                          graph_context_bytes(family_->layer_tensors);
+                          graph_context_bytes(graph_tensors());
   // A pass's routing: an expert and a weight per (layer, token, rank), and the tokens of each expert.
   const uint64_t routing = static_cast<uint64_t>(options_.workspace.columns) *
                            static_cast<uint64_t>(config_.n_expert_used) *
@@ -105,7 +136,7 @@ void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
   ledger.add(prefix + "KV cache", kv_.bytes());
   const uint64_t attention = ops::attention_workspace_bytes(
       attention_.shape, std::min(kStageTokens, options_.workspace.columns), options_.context);
-  ledger.add(prefix + "activations", workspace_.bytes() + scratch_bytes_ + routing + attention);
+  ledger.add(prefix + "activations", workspace_.bytes() + scratch_bytes_ + routing + attention + probe_logits_.bytes());
   ledger.add(prefix + "graphs", graphs);
 }
 
@@ -119,7 +150,7 @@ ggml_tensor* Model::column_view(Graph& graph, ggml_type type, const void* base, 
 }
 
 std::unique_ptr<Model::Graph> Model::build_embed(int32_t count) {
-  auto graph = std::make_unique<Graph>(family_->layer_tensors);
+  auto graph = std::make_unique<Graph>(graph_tensors());
   ggml_tensor* tokens = column_view(*graph, GGML_TYPE_I32, workspace_.tokens, 1, 0, count);
   ggml_tensor* rows = ggml_get_rows(graph->context, weights_.token_embedding, tokens);
   workspace_.buffer().place(rows, workspace_.offset_of(workspace_.residual));
@@ -128,7 +159,7 @@ std::unique_ptr<Model::Graph> Model::build_embed(int32_t count) {
 }
 
 std::unique_ptr<Model::Graph> Model::build_attention(LayerId layer, int32_t first, int32_t count) {
-  auto graph = std::make_unique<Graph>(family_->layer_tensors);
+  auto graph = std::make_unique<Graph>(graph_tensors());
   StageBuilder builder(graph->context, config_, nodes_, attention_);
   const LayerInputs inputs = {
       column_view(*graph, GGML_TYPE_F32, workspace_.residual, config_.n_embd, first, count),
@@ -148,12 +179,23 @@ std::unique_ptr<Model::Graph> Model::build_attention(LayerId layer, int32_t firs
     // Rows of this layer's type lie dense from the first column on.
     place(quantized, workspace_.ffn_input, quantized->nb[1]);
   }
+  for (size_t i = 0; i < probes_.size() && first == 0 && count <= options_.workspace.max_window; ++i) {
+    const RouterProbe& probe = probes_[i];
+    if (probe.at != layer) continue;
+    ggml_tensor* x = stage.ffn_input;
+    if (probe.other_norm != nullptr) {
+      x = ggml_mul(graph->context, ggml_div(graph->context, x, probe.norm), probe.other_norm);
+    }
+    ggml_tensor* logits = builder.linear(probe.router, x);
+    probe_logits_.place(logits, probe_offsets_[i]);
+    ggml_build_forward_expand(graph->graph, logits);
+  }
   place(stage.residual, workspace_.residual, sizeof(float) * static_cast<uint64_t>(config_.n_embd));
   return graph;
 }
 
 std::unique_ptr<Model::Graph> Model::build_head(int32_t first, int32_t count) {
-  auto graph = std::make_unique<Graph>(family_->layer_tensors);
+  auto graph = std::make_unique<Graph>(graph_tensors());
   StageBuilder builder(graph->context, config_, nodes_, attention_);
   ggml_tensor* x = column_view(*graph, GGML_TYPE_F32, workspace_.residual, config_.n_embd, first, count);
   ggml_tensor* logits = builder.linear(

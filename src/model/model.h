@@ -35,6 +35,15 @@ struct ModelOptions {
   ops::Isa isa = ops::best_isa();
 };
 
+// A router applied to a layer's FFN input beside the layer's own: where another layer, or another model, would send it.
+struct RouterProbe {
+  LayerId at{};                   // the layer whose FFN input is looked at
+  ggml_tensor* router = nullptr;  // [n_embd, experts]; must hold its weights when a pass runs
+  // Both or none, [n_embd]: the input is taken back from this model's norm and given the other's.
+  ggml_tensor* norm = nullptr;
+  ggml_tensor* other_norm = nullptr;
+};
+
 class Model {
  public:
   static Result<std::unique_ptr<Model>> create(const GgufIndex& index, const ModelConfig& config, Compute& compute,
@@ -48,8 +57,18 @@ class Model {
   // Adds this model's parts, each tag after `prefix`.
   void account(MemoryLedger& ledger, const std::string& prefix) const;
 
+  // Probes every window from now on (not longer runs). Call before account() and before anything is run.
+  Status set_probes(std::vector<RouterProbe> probes);
+  const std::vector<RouterProbe>& probes() const { return probes_; }
+  // Of the last pass over a window: [experts of the probe's router].
+  std::span<const float> probe_logits(size_t probe, int32_t column) const;
+  // nullptr in a layer without experts.
+  ggml_tensor* router(LayerId layer) const { return weights_.layers[index(layer)].router; }
+  ggml_tensor* ffn_norm(LayerId layer) const { return weights_.layers[index(layer)].ffn_norm; }
+
   const ModelConfig& config() const { return config_; }
   const ExpertLayout& layout() const { return layout_; }
+  uint64_t dense_bytes() const { return dense_.bytes(); }
   KvCache& kv() { return kv_; }
   const KvCache& kv() const { return kv_; }
   Workspace& workspace() { return workspace_; }
@@ -84,6 +103,7 @@ class Model {
   std::unique_ptr<Graph> build_attention(LayerId layer, int32_t first, int32_t count);
   std::unique_ptr<Graph> build_head(int32_t first, int32_t count);
   void measure_scratch();
+  size_t graph_tensors() const;  // of any graph, at most
   int32_t kept_window() const;  // graphs of windows up to this size are kept
   void run(Graph& graph);
   ggml_tensor* column_view(Graph& graph, ggml_type type, const void* base, int64_t width, int32_t first,
@@ -100,6 +120,9 @@ class Model {
   ExpertLayout layout_;
   KvCache kv_;
   Workspace workspace_;
+  std::vector<RouterProbe> probes_;
+  std::vector<uint64_t> probe_offsets_;  // of each probe's logits, [experts, max_window]
+  DeviceBuffer probe_logits_;
   uint64_t scratch_bytes_ = 0;
   ggml_gallocr_t scratch_ = nullptr;
   std::map<std::pair<int32_t, int32_t>, std::unique_ptr<Graph>> attention_graphs_;  // by (layer, count), first = 0

@@ -227,7 +227,7 @@ TEST(SampledText, IsTheSameAtAnyDepthDraftAndMemory) {
         options.draft_path = draft;
         if (depth >= 0) options.draft_depth = depth;
         if (depth == 4) options.expert_slots = 5;
-        if (depth == 8) options.eviction = "lru";
+        if (depth == 8) options.schedule.eviction = "lru";
         EXPECT_EQ(texts(options, chain.options, &accepted), reference) << chain.name << ", depth " << depth;
       }
     }

@@ -17,12 +17,14 @@ LAYERS = {
     "backend": {"base"},
     "ops": {"base"},
     "model": {"base", "io", "backend", "ops"},
-    "expert": {"base", "io", "ops"},
-    "forward": {"base", "io", "backend", "ops", "model", "expert"},
     "plan": {"base"},
+    "predict": {"base"},
+    "expert": {"base", "io", "ops", "predict"},
+    "schedule": {"base", "io", "ops", "plan", "predict", "expert"},
+    "forward": {"base", "io", "backend", "ops", "model", "predict", "expert"},
     "profile": {"base", "io", "backend", "ops", "plan"},
-    "draft": {"base", "io", "backend", "ops", "model", "expert", "forward"},
-    "engine": {"base", "io", "backend", "ops", "model", "expert", "forward", "plan", "draft"},
+    "draft": {"base", "io", "backend", "ops", "model", "predict", "expert", "forward"},
+    "engine": {"base", "io", "backend", "ops", "model", "plan", "predict", "expert", "schedule", "forward", "draft"},
 }
 MOST_LINES = 800
 

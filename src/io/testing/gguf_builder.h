@@ -71,6 +71,8 @@ class GgufBuilder {
     put(tensors_, offset);
   }
 
+  uint64_t data_bytes() const { return data_bytes_; }  // of the tensors, behind the header
+
   Bytes build() const {
     Bytes out;
     for (const char c : magic) put(out, c);

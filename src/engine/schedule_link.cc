@@ -1,0 +1,189 @@
+#include "engine/schedule_link.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/engine.h"
+#include "schedule/policy.h"
+
+namespace drafthorse {
+namespace {
+
+// The draft's layer that corresponds to a layer of the target: proportionally, where their numbers differ.
+LayerId draft_layer_for(LayerId layer, int target_layers, int draft_layers) {
+  if (target_layers <= 1) return LayerId{0};
+  const double part = static_cast<double>(index(layer)) / (target_layers - 1);
+  return LayerId{static_cast<int32_t>(std::lround(part * (draft_layers - 1)))};
+}
+
+Status check_name(std::string_view what, const std::string& name, const std::vector<std::string>& names) {
+  if (std::find(names.begin(), names.end(), name) != names.end()) return {};
+  return usage_error(fmt::format("'{}' is no {}; choose from {}", name, what, fmt::join(names, ", ")));
+}
+
+}  // namespace
+
+Result<ScheduleOptions> resolve(ScheduleOptions options) {
+  if (options.policy.empty()) options.policy = kDefaultPolicy;
+  const std::optional<SchedulePolicy> policy = find_schedule_policy(options.policy);
+  if (!policy) {
+    std::vector<std::string> names;
+    for (const SchedulePolicy& one : schedule_policies()) names.emplace_back(one.name);
+    return check_name("policy", options.policy, names);
+  }
+  const auto fill = [](std::string& part, std::string_view from) {
+    if (part.empty()) part = from;
+  };
+  fill(options.predictor, policy->predictor);
+  fill(options.prefetch, policy->prefetch);
+  fill(options.eviction, policy->eviction);
+  RETURN_IF_ERROR(check_name("predictor", options.predictor, predictor_names()));
+  RETURN_IF_ERROR(check_name("way to prefetch", options.prefetch, prefetch_policy_names()));
+  RETURN_IF_ERROR(check_name("eviction policy", options.eviction, eviction_policy_names()));
+  if (options.cutoff_layers && *options.cutoff_layers < 0) return usage_error("a cutoff layer cannot be negative");
+  return options;
+}
+
+Result<std::unique_ptr<ScheduleLink>> ScheduleLink::create(const ScheduleOptions& options, Model& target,
+                                                           Model* draft) {
+  std::unique_ptr<ScheduleLink> link(new ScheduleLink(options));
+  link->target_ = &target;
+  link->draft_ = draft;
+  if (!target.config().is_moe()) return link;
+  for (size_t i = 0; i < target.layout().n_layers(); ++i) {
+    link->shapes_.experts_by_layer.push_back(target.layout().n_experts(LayerId{static_cast<int32_t>(i)}));
+  }
+  link->shapes_.n_expert_used = target.config().n_expert_used;
+  link->predictor_ = make_predictor(options.predictor, link->shapes_);
+  CHECK(link->predictor_ != nullptr);
+  link->wanted_ = link->predictor_->wants();
+  RETURN_IF_ERROR(link->probe_next_gates(target));
+  if (draft != nullptr) RETURN_IF_ERROR(link->probe_draft(target, *draft));
+  const bool served = !link->draft_scores_.empty() || !link->target_scores_.empty() || !link->router_of_.empty();
+  if (!link->wanted_.empty() && !served) {
+    link->missing_ = fmt::format("the predictor '{}' needs {}: it will predict nothing", options.predictor,
+                                 draft == nullptr ? "a draft model (-d)" : "a draft of the target's width");
+  }
+  return link;
+}
+
+bool ScheduleLink::wants(ScoreSource source) const {
+  return std::find(wanted_.begin(), wanted_.end(), source) != wanted_.end();
+}
+
+Status ScheduleLink::probe_next_gates(Model& target) {
+  if (!wants(ScoreSource::kNextGate)) return {};
+  std::vector<RouterProbe> probes;
+  for (int32_t i = 0; i + 1 < target.config().n_layer; ++i) {
+    const LayerId next{i + 1};
+    if (!target.is_moe_layer(next)) continue;
+    probes.push_back({.at = LayerId{i}, .router = target.router(next)});
+    target_scores_.push_back({ScoreSource::kNextGate, next});
+  }
+  return target.set_probes(std::move(probes));
+}
+
+Status ScheduleLink::probe_draft(const Model& target, Model& draft) {
+  const int layers = target.config().n_layer;
+  const int draft_layers = draft.config().n_layer;
+  std::vector<RouterProbe> probes;
+  const bool same_width = draft.config().n_embd == target.config().n_embd;
+  const bool same_experts = draft.config().n_expert == target.config().n_expert;
+  if (wants(ScoreSource::kDraftRouter) && same_experts) router_of_.resize(static_cast<size_t>(draft_layers));
+  for (int32_t i = 0; i < layers; ++i) {
+    const LayerId layer{i};
+    if (!target.is_moe_layer(layer)) continue;
+    const LayerId at = draft_layer_for(layer, layers, draft_layers);
+    if (!router_of_.empty() && draft.is_moe_layer(at)) router_of_[index(at)].push_back(layer);
+    if (!same_width) continue;
+    if (wants(ScoreSource::kCrossModel)) {
+      probes.push_back({.at = at, .router = target.router(layer)});
+      draft_scores_.push_back({ScoreSource::kCrossModel, layer});
+    }
+    if (wants(ScoreSource::kCrossModelNorm)) {
+      probes.push_back({at, target.router(layer), draft.ffn_norm(at), target.ffn_norm(layer)});
+      draft_scores_.push_back({ScoreSource::kCrossModelNorm, layer});
+    }
+  }
+  return draft.set_probes(std::move(probes));
+}
+
+void ScheduleLink::start(LoadedModel& target, LoadedModel* draft, double bytes_per_s, const Clock& clock) {
+  if (target.cache == nullptr) return;
+  const int draft_layers = draft != nullptr ? draft->model->config().n_layer : 0;
+  const ExpertScheduler::Options options = {shapes_, draft_layers, bytes_per_s,
+                                            find_schedule_policy(options_.policy)->adaptive_shares};
+  scheduler_ = std::make_unique<ExpertScheduler>(*target.cache, std::move(predictor_),
+                                                 make_prefetch_policy(options_.prefetch, {options_.cutoff_layers}),
+                                                 options, clock);
+  target.cache->set_batched(options_.batched_reads);
+  target.pass->set_observer(&verify_observer_);
+  if (draft != nullptr) draft->pass->set_observer(&draft_observer_);
+}
+
+void ScheduleLink::begin_cycle(int depth) {
+  if (scheduler_ == nullptr) return;
+  phase_ = Phase::kDrafting;
+  draft_observer_.token = -1;
+  scheduler_->begin_cycle(depth);
+}
+
+void ScheduleLink::begin_verify(int tokens) {
+  if (scheduler_ == nullptr) return;
+  phase_ = Phase::kVerifying;
+  scheduler_->begin_verify(tokens);
+}
+
+void ScheduleLink::end_cycle(int committed) {
+  if (scheduler_ == nullptr) return;
+  phase_ = Phase::kIdle;
+  scheduler_->end_cycle(committed);
+}
+
+void ScheduleLink::DraftObserver::staged(LayerId layer, int32_t count) {
+  if (link_.phase_ != Phase::kDrafting) return;
+  // Each pass of the draft ends in one more token of the window; the first may have to catch up with more.
+  if (index(layer) == 0) ++token;
+  for (size_t i = 0; i < link_.draft_scores_.size(); ++i) {
+    if (link_.draft_->probes()[i].at != layer) continue;
+    const Score& score = link_.draft_scores_[i];
+    link_.scheduler_->scored({score.source, token, score.layer, link_.draft_->probe_logits(i, count - 1)});
+  }
+  if (!link_.router_of_.empty()) {
+    const auto experts = static_cast<size_t>(link_.draft_->config().n_expert);
+    const std::span<const float> logits(
+        link_.draft_->workspace().router_logits + static_cast<size_t>(count - 1) * experts, experts);
+    for (const LayerId of : link_.router_of_[index(layer)]) {
+      link_.scheduler_->scored({ScoreSource::kDraftRouter, token, of, logits});
+    }
+  }
+  link_.scheduler_->draft_worked();
+}
+
+void ScheduleLink::VerifyObserver::staged(LayerId layer, int32_t count) {
+  if (link_.phase_ != Phase::kVerifying) return;
+  for (size_t i = 0; i < link_.target_scores_.size(); ++i) {
+    if (link_.target_->probes()[i].at != layer) continue;
+    const Score& score = link_.target_scores_[i];
+    for (int32_t t = 0; t < count; ++t) {
+      link_.scheduler_->scored({score.source, t, score.layer, link_.target_->probe_logits(i, t)});
+    }
+  }
+}
+
+void ScheduleLink::VerifyObserver::routed(LayerId layer, std::span<const ExpertId> used) {
+  if (link_.phase_ == Phase::kVerifying) link_.scheduler_->routed(layer, used);
+}
+
+void ScheduleLink::VerifyObserver::demanded(LayerId layer) {
+  if (link_.phase_ == Phase::kVerifying) link_.scheduler_->demanded(layer);
+}
+
+void ScheduleLink::VerifyObserver::worked() {
+  if (link_.phase_ == Phase::kVerifying) link_.scheduler_->worked();
+}
+
+}  // namespace drafthorse

@@ -1,0 +1,102 @@
+// Ties an engine's two passes to the scheduler of the target's experts: the draft's states become scores for the
+// target's layers, the target's passes tell the truth about them.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "forward/pass_observer.h"
+#include "model/model.h"
+#include "schedule/scheduler.h"
+
+namespace drafthorse {
+
+struct LoadedModel;
+
+// The parts of scheduling by name; empty parts come from the policy.
+struct ScheduleOptions {
+  std::string policy;
+  std::string predictor;
+  std::string prefetch;
+  std::string eviction;
+  std::optional<int> cutoff_layers;  // default: by SP-MoE's formula
+  bool batched_reads = true;
+};
+
+// The names filled in and checked: kUsage, saying what there is.
+Result<ScheduleOptions> resolve(ScheduleOptions options);
+
+class ScheduleLink {
+ public:
+  // draft: nullptr where no other model drafts. Sets the probes that the predictor wants and the models can serve: to
+  // be called once the models are made and before their memory is booked.
+  static Result<std::unique_ptr<ScheduleLink>> create(const ScheduleOptions& options, Model& target, Model* draft);
+
+  // Once the target's cache and the passes are there; all must outlive the link.
+  void start(LoadedModel& target, LoadedModel* draft, double bytes_per_s, const Clock& clock);
+
+  // A cycle; each may be called anew after a failure. Without experts to schedule they do nothing.
+  void begin_cycle(int depth);
+  void begin_verify(int tokens);
+  void end_cycle(int committed);
+
+  ExpertScheduler* scheduler() const { return scheduler_.get(); }  // nullptr for a dense target
+  const ScheduleOptions& options() const { return options_; }
+  // Scores that the predictor wants and nobody can give, in words; empty: none.
+  const std::string& missing_scores() const { return missing_; }
+
+ private:
+  // One probe: whose scores, of which of the target's layers.
+  struct Score {
+    ScoreSource source{};
+    LayerId layer{};
+  };
+  class DraftObserver final : public PassObserver {
+   public:
+    explicit DraftObserver(ScheduleLink& link) : link_(link) {}
+    void staged(LayerId layer, int32_t count) override;
+    int32_t token = -1;  // of the window, that the draft's present pass ends in
+
+   private:
+    ScheduleLink& link_;
+  };
+  class VerifyObserver final : public PassObserver {
+   public:
+    explicit VerifyObserver(ScheduleLink& link) : link_(link) {}
+    void staged(LayerId layer, int32_t count) override;
+    void routed(LayerId layer, std::span<const ExpertId> used) override;
+    void demanded(LayerId layer) override;
+    void worked() override;
+
+   private:
+    ScheduleLink& link_;
+  };
+  enum class Phase { kIdle, kDrafting, kVerifying };
+
+  explicit ScheduleLink(const ScheduleOptions& options)
+      : options_(options), draft_observer_(*this), verify_observer_(*this) {}
+  Status probe_next_gates(Model& target);
+  Status probe_draft(const Model& target, Model& draft);
+  bool wants(ScoreSource source) const;
+
+  ScheduleOptions options_;
+  RoutingShapes shapes_;
+  std::unique_ptr<Predictor> predictor_;  // until the scheduler has it
+  std::vector<ScoreSource> wanted_;
+  std::string missing_;
+  std::vector<Score> draft_scores_;              // by probe of the draft
+  std::vector<Score> target_scores_;             // by probe of the target
+  std::vector<std::vector<LayerId>> router_of_;  // by draft layer: layers of the target that its own router speaks for
+  Model* target_ = nullptr;
+  Model* draft_ = nullptr;
+  std::unique_ptr<ExpertScheduler> scheduler_;
+  Phase phase_ = Phase::kIdle;
+  DraftObserver draft_observer_;
+  VerifyObserver verify_observer_;
+};
+
+}  // namespace drafthorse

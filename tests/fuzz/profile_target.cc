@@ -1,0 +1,52 @@
+// The machine's profile, and predictions made with it.
+#include <cmath>
+
+#include "base/check.h"
+#include "cli/profile_json.h"
+#include "fuzz/target.h"
+#include "plan/prediction.h"
+#include "plan/what_helps.h"
+
+namespace drafthorse::fuzz {
+namespace {
+
+ModelWork model(const std::string& type) {
+  ModelWork work;
+  for (int i = 0; i < 2; ++i) work.layers.push_back({{{type, 1e6}}, {{type, 3e6}}, 8});
+  work.head = {type, 1e6};
+  work.n_expert_used = 2;
+  work.n_embd = 1024;
+  work.attention_width = 1024;
+  work.expert_bytes = 3'000'000;
+  work.dense_bytes = 5'000'000;
+  return work;
+}
+
+void predict_with(const MachineProfile& machine) {
+  PredictionInput input;
+  input.machine = machine;
+  input.target = model(machine.kernels.front().type);
+  input.draft = model(machine.kernels.back().type);
+  input.slots = 6;
+  input.prompt_tokens = 40;
+  input.generated_tokens = 40;
+  input.prefill_tokens = 16;
+  const Result<Prediction> prediction = predict(input);
+  CHECK(prediction.ok());
+  CHECK(!std::isnan(prediction->best.tokens_per_s) && prediction->best.tokens_per_s >= 0);
+  static_cast<void>(what_helps(input, {40 << 20, 10 << 20, 4 << 20, 16}, *prediction));
+}
+
+}  // namespace
+}  // namespace drafthorse::fuzz
+
+int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace drafthorse;
+  const Result<MachineProfile> profile = cli::parse_profile(fuzz::text_of(data, size), "profile.json");
+  if (!profile.ok()) return 0;
+  const std::string written = cli::profile_json(*profile).dump();
+  const Result<MachineProfile> again = cli::parse_profile(written, "profile.json");
+  CHECK(again.ok() && cli::profile_json(*again).dump() == written);
+  fuzz::predict_with(*profile);
+  return 0;
+}
