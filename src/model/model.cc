@@ -13,6 +13,7 @@ namespace {
 
 // Windows up to this size keep their graphs; longer ones pay tens of microseconds for building.
 constexpr int32_t kMostKeptWindow = 17;
+constexpr size_t kProbeTensors = 8;  // that a probe adds to a layer's graph at most
 
 size_t graph_context_bytes(size_t tensors) {
   return tensors * ggml_tensor_overhead() + ggml_graph_overhead_custom(tensors, false);
@@ -71,13 +72,6 @@ Result<std::unique_ptr<Model>> Model::create(const GgufIndex& index, const Model
   return model;
 }
 
-size_t Model::layer_tensors() const {
-  constexpr size_t kTensorsPerProbe = 8;
-  std::vector<size_t> probes(static_cast<size_t>(config_.n_layer));
-  for (const RouterProbe& probe : probes_) ++probes[index(probe.at)];
-  return family_->layer_tensors + kTensorsPerProbe * *std::max_element(probes.begin(), probes.end());
-}
-
 Status Model::set_probes(std::vector<RouterProbe> probes) {
   CHECK(attention_graphs_.empty());
   probes_ = std::move(probes);
@@ -97,6 +91,13 @@ std::span<const float> Model::probe_logits(size_t probe, int32_t column) const {
   const auto experts = static_cast<size_t>(probes_[probe].router->ne[1]);
   const auto* logits = reinterpret_cast<const float*>(probe_logits_.data() + probe_offsets_[probe]);
   return {logits + static_cast<size_t>(column) * experts, experts};
+}
+
+size_t Model::graph_tensors() const {
+  std::map<LayerId, size_t> probes_at;
+  size_t most = 0;
+  for (const RouterProbe& probe : probes_) most = std::max(most, ++probes_at[probe.at]);
+  return family_->layer_tensors + most * kProbeTensors;
 }
 
 int32_t Model::kept_window() const { return std::min(kMostKeptWindow, options_.workspace.max_window); }
@@ -128,7 +129,7 @@ Status Model::load(const FileSet& files, ReadQueue& queue, const std::function<b
 
 void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
   const uint64_t graphs = static_cast<uint64_t>(kept_window()) * static_cast<uint64_t>(config_.n_layer) *
-                          graph_context_bytes(layer_tensors());
+                          graph_context_bytes(graph_tensors());
   // A pass's routing: an expert and a weight per (layer, token, rank), and the tokens of each expert.
   const uint64_t routing = static_cast<uint64_t>(options_.workspace.columns) *
                            static_cast<uint64_t>(config_.n_expert_used) *
@@ -151,7 +152,7 @@ ggml_tensor* Model::column_view(Graph& graph, ggml_type type, const void* base, 
 }
 
 std::unique_ptr<Model::Graph> Model::build_embed(int32_t count) {
-  auto graph = std::make_unique<Graph>(layer_tensors());
+  auto graph = std::make_unique<Graph>(graph_tensors());
   ggml_tensor* tokens = column_view(*graph, GGML_TYPE_I32, workspace_.tokens, 1, 0, count);
   ggml_tensor* rows = ggml_get_rows(graph->context, weights_.token_embedding, tokens);
   workspace_.buffer().place(rows, workspace_.offset_of(workspace_.residual));
@@ -160,7 +161,7 @@ std::unique_ptr<Model::Graph> Model::build_embed(int32_t count) {
 }
 
 std::unique_ptr<Model::Graph> Model::build_attention(LayerId layer, int32_t first, int32_t count) {
-  auto graph = std::make_unique<Graph>(layer_tensors());
+  auto graph = std::make_unique<Graph>(graph_tensors());
   StageBuilder builder(graph->context, config_, nodes_, attention_);
   const LayerInputs inputs = {
       column_view(*graph, GGML_TYPE_F32, workspace_.residual, config_.n_embd, first, count),
@@ -196,7 +197,7 @@ std::unique_ptr<Model::Graph> Model::build_attention(LayerId layer, int32_t firs
 }
 
 std::unique_ptr<Model::Graph> Model::build_head(int32_t first, int32_t count) {
-  auto graph = std::make_unique<Graph>(layer_tensors());
+  auto graph = std::make_unique<Graph>(graph_tensors());
   StageBuilder builder(graph->context, config_, nodes_, attention_);
   ggml_tensor* x = column_view(*graph, GGML_TYPE_F32, workspace_.residual, config_.n_embd, first, count);
   ggml_tensor* logits = builder.linear(

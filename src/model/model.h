@@ -105,7 +105,7 @@ class Model {
   std::unique_ptr<Graph> build_attention(LayerId layer, int32_t first, int32_t count);
   std::unique_ptr<Graph> build_head(int32_t first, int32_t count);
   void measure_scratch();
-  size_t layer_tensors() const;  // of a layer's graph at most
+  size_t graph_tensors() const;  // of any graph, at most
   int32_t kept_window() const;  // graphs of windows up to this size are kept
   void run(Graph& graph);
   ggml_tensor* column_view(Graph& graph, ggml_type type, const void* base, int64_t width, int32_t first,

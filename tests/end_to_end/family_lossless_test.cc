@@ -70,12 +70,14 @@ TEST_P(FamilyLossless, AnyDepthMemoryThreadsAndInstructionSet) {
     options.draft_depth = depth;
     EXPECT_EQ(texts_of(options), reference) << "depth " << depth;
   }
-  for (const int slots : {2, 3, 7}) {
+  for (const int slots : {2, 3, 4, 5, 7}) {
     EngineOptions options = plain();
     options.draft_path = draft_;
     options.draft_depth = slots;
     options.expert_slots = slots;
     options.threads = slots % 3 + 1;
+    const std::vector<std::string> predictors = predictor_names();
+    options.schedule.predictor = predictors[static_cast<size_t>(slots) % predictors.size()];
     options.schedule.eviction = slots % 2 == 0 ? "lru" : "next-use";
     EXPECT_EQ(texts_of(options), reference) << slots << " slots";
   }

@@ -15,6 +15,7 @@ namespace drafthorse {
 struct FamilyCase {
   std::string name;
   TinyModelOptions options;
+  bool libllama_agrees = true;  // where it computes the same
 
   friend std::ostream& operator<<(std::ostream& out, const FamilyCase& one) { return out << one.name; }
 };
@@ -32,7 +33,7 @@ inline std::vector<FamilyCase> family_cases() {
   std::vector<FamilyCase> cases;
   const auto add = [&](const std::string& name, TinyModelOptions options) {
     options.tied_head = false;
-    cases.push_back({name, std::move(options)});
+    cases.push_back({name, std::move(options), true});
   };
   add("qwen3", {.architecture = "qwen3", .n_layer = 2, .n_ff = 320, .n_expert = 0, .seed = 11});
   add("qwen3, tied, odd heads", {.architecture = "qwen3",
@@ -115,6 +116,16 @@ inline std::vector<FamilyCase> family_cases() {
                                .window = 4096,
                                .rope = {.original_context = 128, .attn_factor = 1.19F, .factors = true},
                                .seed = 32});
+  add("phimoe, narrow window", {.architecture = "phimoe",
+                                .n_layer = 2,
+                                .n_head = 4,
+                                .n_head_kv = 1,
+                                .n_ff = 128,
+                                .n_expert = 4,
+                                .n_expert_used = 2,
+                                .window = 24,
+                                .seed = 33});
+  cases.back().libllama_agrees = false;  // it sees everything
   add("deepseek", {.architecture = "deepseek",
                    .n_layer = 3,
                    .n_head = 4,
