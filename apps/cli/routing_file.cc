@@ -17,7 +17,7 @@ TracedModel describe(const Engine& engine) {
   const ExpertLayout& layout = target.model->layout();
   TracedModel model;
   model.target = base_name(engine.options().target_path);
-  model.draft = base_name(engine.options().draft_path);
+  model.draft = engine.draft().model != nullptr ? base_name(engine.options().draft_path) : "";
   for (const ExpertLayer& layer : layout.layers) {
     TracedLayer& out = model.layers.emplace_back();
     out.experts = static_cast<int>(layer.experts.size());

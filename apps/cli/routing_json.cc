@@ -167,7 +167,7 @@ bool parse_cycle(const Json& json, const TracedModel& model, TracedCycle& cycle)
   cycle.depth = in.count("depth", 0, kMostWindow);
   cycle.tokens = in.count("tokens", 1, kMostWindow);
   cycle.committed = in.count("committed", 1, cycle.tokens);
-  in.check(cycle.tokens <= cycle.depth + 1);
+  in.check(cycle.depth == 0 || cycle.tokens <= cycle.depth + 1);
   cycle.draft_s = in.number("draft_s", kMostSeconds);
   cycle.head_s = in.number("head_s", kMostSeconds);
   cycle.link_bytes_per_s = in.number("link_bytes_per_s", kMostRate);

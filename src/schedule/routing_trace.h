@@ -79,7 +79,7 @@ struct TracedLayerTimes {
 };
 
 struct TracedCycle {
-  int depth = 0;      // that was asked for
+  int depth = 0;      // that the draft model was asked for; 0 where another drafter drafted, or none
   int tokens = 0;     // of the window
   int committed = 0;  // of the window's tokens: became part of the text
   double draft_s = 0;

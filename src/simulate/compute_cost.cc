@@ -83,8 +83,10 @@ ComputeCost measured_cost(const RoutingTrace& trace) {
   double drafted = 0;
   for (const TracedText& text : trace.texts) {
     for (const TracedCycle& cycle : text.cycles) {
-      draft_s += cycle.draft_s;
-      drafted += cycle.tokens - 1;
+      if (cycle.depth > 0) {
+        draft_s += cycle.draft_s;
+        drafted += cycle.tokens - 1;
+      }
       heads.add(cycle.tokens, cycle.head_s);
       for (size_t layer = 0; layer < cycle.used.size(); ++layer) {
         if (cycle.used[layer].empty()) continue;

@@ -41,16 +41,16 @@ RecordedWindows::RecordedWindows(const TracedText& text, int n_expert_used) {
   int64_t right = 0;
   int64_t wrong = 0;
   for (const TracedCycle& cycle : text.cycles) {
-    cycles_.push_back({cycle.depth, cycle.committed, cycle.tokens});
+    const bool by_model = cycle.depth > 0;
+    cycles_.push_back({cycle.depth, cycle.committed, cycle.tokens, by_model ? 0 : cycle.draft_s});
     for (int t = 0; t < cycle.committed; ++t) {
-      Position position{token_of(cycle, t, n_expert_used), std::nullopt, {}};
-      if (t + 1 < cycle.committed) {
-        position.agrees = true;
-        ++right;
-      } else if (t + 1 < cycle.tokens) {
-        position.agrees = false;
-        ++wrong;
-        for (int w = t + 1; w < cycle.tokens; ++w) position.wrong.push_back(token_of(cycle, w, n_expert_used));
+      Position position{token_of(cycle, t, n_expert_used), by_model, std::nullopt, {}};
+      if (by_model && t + 1 < cycle.tokens) {
+        position.agrees = t + 1 < cycle.committed;
+        ++(*position.agrees ? right : wrong);
+      }
+      for (int w = t + 1; w < cycle.tokens && t + 1 == cycle.committed; ++w) {
+        position.wrong.push_back(token_of(cycle, w, n_expert_used));
       }
       positions_.push_back(std::move(position));
     }
@@ -73,7 +73,7 @@ const WindowToken* RecordedWindows::count_scores(const WindowToken& token, bool 
 ReplayWindow RecordedWindows::as_recorded() {
   CHECK(!at_end());
   const Recorded& cycle = cycles_[next_cycle_++];
-  ReplayWindow window{cycle.depth, cycle.committed, {}};
+  ReplayWindow window{cycle.depth, cycle.committed, cycle.other_draft_s, {}};
   for (int t = 0; t < cycle.committed; ++t) window.tokens.push_back(&positions_[static_cast<size_t>(at_ + t)].token);
   const Position& last = positions_[static_cast<size_t>(at_ + cycle.committed - 1)];
   for (const WindowToken& token : last.wrong) window.tokens.push_back(&token);
@@ -84,7 +84,7 @@ ReplayWindow RecordedWindows::as_recorded() {
 
 ReplayWindow RecordedWindows::at_depth(int depth) {
   CHECK(!at_end() && depth <= room());
-  ReplayWindow window{depth, 1, {count_scores(positions_[static_cast<size_t>(at_)].token, depth > 0)}};
+  ReplayWindow window{depth, 1, 0, {count_scores(positions_[static_cast<size_t>(at_)].token, depth > 0)}};
   guesses_.drafted += depth;
   int left = depth;
   int position = at_;
@@ -94,7 +94,9 @@ ReplayWindow RecordedWindows::at_depth(int depth) {
     ++window.committed;
     window.tokens.push_back(count_scores(positions_[static_cast<size_t>(position)].token, left > 0));
   }
-  const std::vector<WindowToken>& wrong = positions_[static_cast<size_t>(position)].wrong;
+  static const std::vector<WindowToken> nothing;
+  const Position& last = positions_[static_cast<size_t>(position)];
+  const std::vector<WindowToken>& wrong = last.by_model ? last.wrong : nothing;
   for (int w = 0; left > 0; ++w, --left) {
     if (static_cast<size_t>(w) < wrong.size()) {
       window.tokens.push_back(count_scores(wrong[static_cast<size_t>(w)], left > 1));

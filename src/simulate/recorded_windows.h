@@ -7,7 +7,7 @@
 //     Where it did not (a window ended there), it is drawn, the same each time, with the recording's own frequency;
 //   - what the draft would have said after a wrong proposal: known as far as the recording drafted. Beyond it stand the
 //     text's own tokens at these positions, which are likely to use much the same experts.
-// Both kinds of guesses are counted.
+// Both kinds of guesses are counted. Windows of other drafters than the draft model say nothing of its drafts.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +27,7 @@ struct WindowToken {
 struct ReplayWindow {
   int depth = 0;      // asked for
   int committed = 0;  // of its tokens
+  double other_draft_s = 0;  // of a drafter that is not the draft model
   std::vector<const WindowToken*> tokens;  // at least one
 };
 
@@ -56,8 +57,9 @@ class RecordedWindows {
  private:
   struct Position {
     WindowToken token;
-    std::optional<bool> agrees;      // the draft's proposal for what follows is right
-    std::vector<WindowToken> wrong;  // what it went on with where it is not
+    bool by_model = true;            // the draft model, and not another drafter, went on from here
+    std::optional<bool> agrees;      // its proposal for what follows is right
+    std::vector<WindowToken> wrong;  // what was verified in vain after this token
   };
   bool agrees(int position);
   const WindowToken* count_scores(const WindowToken& token, bool drafted_from);
@@ -66,6 +68,7 @@ class RecordedWindows {
     int depth = 0;
     int committed = 0;
     int tokens = 0;
+    double other_draft_s = 0;
   };
   std::vector<Position> positions_;
   std::vector<Recorded> cycles_;

@@ -7,7 +7,7 @@
 #include <limits>
 #include <memory>
 
-#include "plan/depth_policy.h"
+#include "plan/drafter_policy.h"
 #include "schedule/scheduler.h"
 
 namespace drafthorse {
@@ -73,8 +73,7 @@ class Replay {
   std::unique_ptr<ExpertCache> cache_;
   std::unique_ptr<ExpertScheduler> scheduler_;
   std::vector<ScoreSource> wanted_;
-  std::optional<DepthPolicy> depth_policy_;
-  bool primed_ = false;
+  std::optional<DrafterPolicy> depth_policy_;  // with one drafter
   bool any_wanted_score_ = false;
 
   ReplayResult result_;
@@ -101,7 +100,9 @@ Status Replay::prepare() {
       ExpertScheduler::Options{trace_.model.shapes(), trace_.model.draft_layers, known, options_.adaptive_shares},
       clock_);
   cache_->set_batched(options_.batched_reads);
-  if (options_.depth == ReplayDepth::kAuto && !trace_.model.draft.empty()) depth_policy_.emplace(kMaxAutoDepth);
+  if (options_.depth == ReplayDepth::kAuto && !trace_.model.draft.empty()) {
+    depth_policy_.emplace(std::vector<PolicyDrafter>{{"model"}}, kMaxAutoDepth);
+  }
   return {};
 }
 
@@ -172,7 +173,9 @@ bool Replay::tell(const TracedScore& score, int token) {
 }
 
 void Replay::draft(const ReplayWindow& window) {
-  const auto passes = static_cast<int>(window.tokens.size()) - 1;
+  work(window.other_draft_s);
+  before_s_ += window.other_draft_s;
+  const int passes = window.depth > 0 ? static_cast<int>(window.tokens.size()) - 1 : 0;
   const int layers = std::max(1, trace_.model.draft_layers);
   const double layer_s = options_.cost.draft_token_s / layers;
   for (int pass = 0; pass < passes; ++pass) {
@@ -301,7 +304,9 @@ void Replay::run_cycle(const ReplayWindow& window) {
 int Replay::choose_depth(const RecordedWindows& windows) {
   if (trace_.model.draft.empty()) return 0;
   const int most = std::clamp(windows.room(), 0, kMaxAutoDepth);
-  return depth_policy_ ? depth_policy_->next_depth(most) : std::min(options_.fixed_depth, most);
+  if (!depth_policy_) return std::min(options_.fixed_depth, most);
+  const int rooms[] = {most};
+  return depth_policy_->next(rooms).depth;
 }
 
 void add(const WindowGuesses& from, WindowGuesses& to) {
@@ -332,9 +337,8 @@ void add(const LayerCacheStats& from, LayerCacheStats& to) { to = sum({from, to}
 void Replay::run_text(const TracedText& text) {
   cache_->reset_stats();
   for (const TracedPrompt& prompt : text.prompt) run_prompt(prompt);
-  if (depth_policy_ && !primed_ && result_.cycles == 0 && text.agreement) {
-    primed_ = true;
-    depth_policy_->prime({text.agreement->agreed, text.agreement->positions, text.agreement->distinct_by_window});
+  if (depth_policy_ && depth_policy_->cycles() == 0 && text.agreement && !depth_policy_->policy(0).primed()) {
+    depth_policy_->prime(0, {text.agreement->agreed, text.agreement->positions, text.agreement->distinct_by_window});
   }
   cache_->reset_stats();
   cache_->fill();
