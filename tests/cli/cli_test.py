@@ -11,7 +11,7 @@ import unittest
 
 from support import Setup
 
-SUITES = ("messages", "prompts", "statistics", "interrupts", "budget", "damage", "inspect", "plan", "trace", "help",
+SUITES = ("messages", "prompts", "statistics", "interrupts", "budget", "damage", "inspect", "plan", "simulate", "trace", "help",
           "sampling", "chat")
 
 
