@@ -80,8 +80,7 @@ Status RoutingFileWriter::finish() {
 Result<RoutingTrace> read_routing_file(const std::string& path) {
   const std::optional<std::string> text = read_text_file(path);
   if (!text) {
-    return file_error(
-        fmt::format("{}: cannot be read; give a file that `drafthorse run --trace-routing` wrote", path));
+    return file_error(fmt::format("{}: cannot be read; give a file that `drafthorse run --trace-routing` wrote", path));
   }
   return parse_routing(*text, path);
 }

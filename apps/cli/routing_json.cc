@@ -211,9 +211,7 @@ bool parse_line(const Json& json, RoutingTrace& trace) {
   return parse_cycle(json, trace.model, trace.texts.back().cycles.emplace_back());
 }
 
-std::string line_text(const Json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
-}
+std::string line_text(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n'; }
 
 Json ids(std::span<const ExpertId> experts) {
   Json out = Json::array();
@@ -229,23 +227,23 @@ std::string routing_line(const TracedModel& model) {
     layers.push_back({{"experts", layer.experts}, {"extent_bytes", layer.extent_bytes}});
   }
   return line_text({{"drafthorse_routing", 1},
-          {"model", model.target},
-          {"draft", model.draft},
-          {"layers", layers},
-          {"experts_used", model.n_expert_used},
-          {"draft_layers", model.draft_layers},
-          {"max_window", model.max_window},
-          {"slots", model.slots},
-          {"other_bytes", model.other_bytes},
-          {"dense_bytes", model.dense_bytes},
-          {"draft_token_bytes", model.draft_token_bytes},
-          {"policy", model.policy},
-          {"predictor", model.predictor},
-          {"prefetch", model.prefetch},
-          {"eviction", model.eviction},
-          {"batched_reads", model.batched_reads},
-          {"depth", model.depth ? Json(*model.depth) : Json("auto")},
-          {"load_bytes_per_s", model.load_bytes_per_s}});
+                    {"model", model.target},
+                    {"draft", model.draft},
+                    {"layers", layers},
+                    {"experts_used", model.n_expert_used},
+                    {"draft_layers", model.draft_layers},
+                    {"max_window", model.max_window},
+                    {"slots", model.slots},
+                    {"other_bytes", model.other_bytes},
+                    {"dense_bytes", model.dense_bytes},
+                    {"draft_token_bytes", model.draft_token_bytes},
+                    {"policy", model.policy},
+                    {"predictor", model.predictor},
+                    {"prefetch", model.prefetch},
+                    {"eviction", model.eviction},
+                    {"batched_reads", model.batched_reads},
+                    {"depth", model.depth ? Json(*model.depth) : Json("auto")},
+                    {"load_bytes_per_s", model.load_bytes_per_s}});
 }
 
 std::string routing_line(const TracedCycle& cycle) {
@@ -259,18 +257,18 @@ std::string routing_line(const TracedCycle& cycle) {
         {static_cast<int>(score.source), score.token, index(score.layer), index(score.at), ids(score.ranked)});
   }
   return line_text({{"depth", cycle.depth},
-          {"tokens", cycle.tokens},
-          {"committed", cycle.committed},
-          {"draft_s", cycle.draft_s},
-          {"head_s", cycle.head_s},
-          {"link_bytes_per_s", cycle.link_bytes_per_s},
-          {"hits", cycle.hits},
-          {"in_flight_hits", cycle.in_flight_hits},
-          {"misses", cycle.misses},
-          {"bytes_read", cycle.bytes_read},
-          {"used", used},
-          {"times", times},
-          {"scores", scores}});
+                    {"tokens", cycle.tokens},
+                    {"committed", cycle.committed},
+                    {"draft_s", cycle.draft_s},
+                    {"head_s", cycle.head_s},
+                    {"link_bytes_per_s", cycle.link_bytes_per_s},
+                    {"hits", cycle.hits},
+                    {"in_flight_hits", cycle.in_flight_hits},
+                    {"misses", cycle.misses},
+                    {"bytes_read", cycle.bytes_read},
+                    {"used", used},
+                    {"times", times},
+                    {"scores", scores}});
 }
 
 std::string routing_line(const TracedPrompt& prompt) {
@@ -278,9 +276,8 @@ std::string routing_line(const TracedPrompt& prompt) {
 }
 
 std::string routing_line(const TracedAgreement& agreement) {
-  return line_text({{"agreed", agreement.agreed},
-                    {"positions", agreement.positions},
-                    {"distinct", agreement.distinct_by_window}});
+  return line_text(
+      {{"agreed", agreement.agreed}, {"positions", agreement.positions}, {"distinct", agreement.distinct_by_window}});
 }
 
 std::string routing_text_line() { return line_text({{"text", true}}); }
@@ -291,14 +288,15 @@ Result<RoutingTrace> parse_routing(const std::string& text, const std::string& n
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = text.find('\n', begin);
     if (end == std::string::npos && line > 0) break;
-    const Json json = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
-                                  end == std::string::npos ? text.end() : text.begin() + static_cast<std::ptrdiff_t>(end),
-                                  nullptr, false);
+    const Json json = Json::parse(
+        text.begin() + static_cast<std::ptrdiff_t>(begin),
+        end == std::string::npos ? text.end() : text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
     if (line == 0 && (!json.is_object() || !parse_model(json, trace.model))) break;
     if (line > 0 && !parse_line(json, trace)) {
-      return file_error(fmt::format("{}: line {} is not what `drafthorse run --trace-routing` writes; the file may be "
-                                    "damaged",
-                                    name, line + 1));
+      return file_error(
+          fmt::format("{}: line {} is not what `drafthorse run --trace-routing` writes; the file may be "
+                      "damaged",
+                      name, line + 1));
     }
     ++line;
     begin = end == std::string::npos ? text.size() : end + 1;

@@ -139,8 +139,7 @@ Status choose_costs(const SimulateFlags& flags, const RoutingTrace& recorded, Se
     if (setup.hardware == nullptr || setup.shape == nullptr) {
       return usage_error("--stack paper needs one of its machines and models: give --preset and --scale");
     }
-    const auto found =
-        paper_cost(setup.hardware->name, *setup.shape, tokens_per_cycle_at_depth_1(recorded));
+    const auto found = paper_cost(setup.hardware->name, *setup.shape, tokens_per_cycle_at_depth_1(recorded));
     CHECK(found.has_value());
     cost = *found;
   } else if (setup.hardware != nullptr) {
@@ -245,7 +244,8 @@ Status choose_depth(const SimulateFlags& flags, Setup& setup) {
     setup.options.fixed_depth = depth;
   }
   const bool none = setup.options.depth == ReplayDepth::kFixed && setup.options.fixed_depth == 0;
-  if (model.draft.empty() && !none) return usage_error("the recorded run had no draft: it can only be replayed at depth 0");
+  if (model.draft.empty() && !none)
+    return usage_error("the recorded run had no draft: it can only be replayed at depth 0");
   return {};
 }
 
@@ -324,7 +324,8 @@ std::string guesses_text(const WindowGuesses& guesses) {
   };
   if (guesses.agreement_drawn + guesses.routing_stood_in + guesses.without_scores == 0) return "";
   return fmt::format(
-      "of the drafted tokens, {:.0f} % were accepted or not by lot, {:.0f} % have the routing of another token, {:.0f} % "
+      "of the drafted tokens, {:.0f} % were accepted or not by lot, {:.0f} % have the routing of another token, {:.0f} "
+      "% "
       "no scores: the recording did not draft there (a deeper one knows more)",
       part(guesses.agreement_drawn), part(guesses.routing_stood_in), part(guesses.without_scores));
 }
@@ -337,17 +338,19 @@ std::vector<std::string> notes_of(const Setup& setup, const std::vector<Row>& ro
     if (row.result.without_scores) blind.push_back(row.name);
   }
   if (!blind.empty()) {
-    notes.push_back(fmt::format("{}: the recording has no scores that its predictor wants, so it predicts little or "
-                                "nothing",
-                                fmt::join(blind, ", ")));
+    notes.push_back(
+        fmt::format("{}: the recording has no scores that its predictor wants, so it predicts little or "
+                    "nothing",
+                    fmt::join(blind, ", ")));
   }
   return notes;
 }
 
 std::string row_text(const Setup& setup, const std::string& name, const ReplayResult& r, bool bounded) {
-  std::string line = fmt::format("{:<14} {:>9.2f} {:>7.1f} {:>9.2f} {:>11} {:>6.2f}", name,
-                                 1e3 * r.per_token(r.seconds), 100 * r.hit_rate(), 1e3 * r.per_token(r.stall_s),
-                                 size_per_token(r, static_cast<double>(r.bytes())), static_cast<double>(r.tokens) / static_cast<double>(r.cycles));
+  std::string line =
+      fmt::format("{:<14} {:>9.2f} {:>7.1f} {:>9.2f} {:>11} {:>6.2f}", name, 1e3 * r.per_token(r.seconds),
+                  100 * r.hit_rate(), 1e3 * r.per_token(r.stall_s), size_per_token(r, static_cast<double>(r.bytes())),
+                  static_cast<double>(r.tokens) / static_cast<double>(r.cycles));
   line += bounded ? fmt::format(" {:>7.0f} {:>9.2f}", 100 * share_of_bound(r), 1e3 * r.per_token(r.bound.seconds))
                   : std::string(18, ' ');
   if (const auto paper = paper_of(setup, name)) {
@@ -362,17 +365,20 @@ std::string text_of(const SimulateFlags& flags, const Setup& setup, const Routin
   const TracedModel& model = setup.trace.model;
   const ComputeCost& cost = setup.options.cost;
   std::string text = fmt::format("{}{}, {} tokens in {} texts\n", printable(setup.recorded_model),
-                                 model.draft.empty() ? "" : " with " + printable(model.draft), rows.front().result.tokens,
-                                 recorded.texts.size());
+                                 model.draft.empty() ? "" : " with " + printable(model.draft),
+                                 rows.front().result.tokens, recorded.texts.size());
   text += fmt::format("  memory   {} of {} experts of {} fit\n", setup.options.slots, model.total_experts(),
                       format_size(model.slot_bytes()));
   text += fmt::format("  link     {:.2f} GB/s, {} us\n", setup.options.link.bytes_per_s / 1e9,
                       setup.options.link.latency_ns / 1000);
-  text += fmt::format("  compute  draft {:.2f} ms a token, layer {:.2f} + {:.3f} a token, expert {:.3f} + {:.4f} a row "
-                      "({})\n",
-                      1e3 * cost.draft_token_s, 1e3 * cost.stage_s, 1e3 * cost.stage_token_s, 1e3 * cost.expert_s,
-                      1e3 * cost.expert_row_s,
-                      setup.hardware == nullptr ? "as recorded" : flags.stack == "paper" ? "the paper's software" : "by the memory's bandwidth");
+  text += fmt::format(
+      "  compute  draft {:.2f} ms a token, layer {:.2f} + {:.3f} a token, expert {:.3f} + {:.4f} a row "
+      "({})\n",
+      1e3 * cost.draft_token_s, 1e3 * cost.stage_s, 1e3 * cost.stage_token_s, 1e3 * cost.expert_s,
+      1e3 * cost.expert_row_s,
+      setup.hardware == nullptr ? "as recorded"
+      : flags.stack == "paper"  ? "the paper's software"
+                                : "by the memory's bandwidth");
   text += fmt::format("  depth    {}\n\n", depth_text(flags));
   const bool paper = paper_of(setup, "sp-moe").has_value();
   text += fmt::format("{:<14} {:>9} {:>7} {:>9} {:>11} {:>6} {:>7} {:>9}{}\n", "", "ms/token", "hits %", "stall ms",
@@ -500,8 +506,9 @@ CLI::App* add_simulate_command(CLI::App& app, SimulateFlags& flags) {
   simulate->add_option("--scale", flags.scale, "stretch the routing to the shape of another model")
       ->type_name("MODEL")
       ->check(one_of(names_of(model_shapes())));
-  simulate->add_option("--stack", flags.stack,
-                       "whose speed a preset computes with: native, its memory's; paper, that of SP-MoE's software")
+  simulate
+      ->add_option("--stack", flags.stack,
+                   "whose speed a preset computes with: native, its memory's; paper, that of SP-MoE's software")
       ->type_name("NAME")
       ->check(one_of({"native", "paper"}))
       ->capture_default_str();

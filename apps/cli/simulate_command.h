@@ -19,7 +19,7 @@ struct SimulateFlags {
   double expert_ms = -1;
   std::string depth;  // empty: as recorded
   std::string preset = "this";
-  std::string scale;            // empty: the recorded model
+  std::string scale;             // empty: the recorded model
   std::string stack = "native";  // or paper
   bool json = false;
 };

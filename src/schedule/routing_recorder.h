@@ -38,8 +38,8 @@ class RoutingRecorder {
   const Clock& clock_;
   TracedCycle cycle_;
   bool in_cycle_ = false;
-  LayerCacheStats before_;   // of all layers, when the cycle before ended: what is read in between counts
-  int64_t last_ns_ = 0;      // up to here all time is accounted for
+  LayerCacheStats before_;      // of all layers, when the cycle before ended: what is read in between counts
+  int64_t last_ns_ = 0;         // up to here all time is accounted for
   int64_t layer_stall_ns_ = 0;  // of the present layer, when it was routed
   int64_t routed_ns_ = 0;
   LayerId layer_{};

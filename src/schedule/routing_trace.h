@@ -16,7 +16,7 @@
 namespace drafthorse {
 
 struct TracedLayer {
-  int experts = 0;                      // 0: a dense layer
+  int experts = 0;                     // 0: a dense layer
   std::vector<uint64_t> extent_bytes;  // of one expert: its matrices as they are read, whole blocks
   uint64_t expert_bytes() const {
     uint64_t bytes = 0;
@@ -32,17 +32,17 @@ struct TracedModel {
   std::vector<TracedLayer> layers;
   int n_expert_used = 0;
   int draft_layers = 0;
-  int max_window = 1;             // tokens that a verification may have; longer prompts take another way
+  int max_window = 1;  // tokens that a verification may have; longer prompts take another way
   int slots = 0;
-  uint64_t other_bytes = 0;       // of memory, beside the slots
-  uint64_t dense_bytes = 0;       // of the target: weights read for every token
+  uint64_t other_bytes = 0;        // of memory, beside the slots
+  uint64_t dense_bytes = 0;        // of the target: weights read for every token
   uint64_t draft_token_bytes = 0;  // of the draft: weights read for a token
   std::string policy;
   std::string predictor;
   std::string prefetch;
   std::string eviction;
   bool batched_reads = true;
-  std::optional<int> depth;    // nothing: chosen while running
+  std::optional<int> depth;     // nothing: chosen while running
   double load_bytes_per_s = 0;  // what loading showed
 
   RoutingShapes shapes() const;
@@ -83,7 +83,7 @@ struct TracedCycle {
   int tokens = 0;     // of the window
   int committed = 0;  // of the window's tokens: became part of the text
   double draft_s = 0;
-  double head_s = 0;       // after the last layer's experts
+  double head_s = 0;            // after the last layer's experts
   double link_bytes_per_s = 0;  // as seen so far while waiting; 0: not yet
   // What the cache counted, while drafting too.
   int64_t hits = 0;

@@ -18,10 +18,10 @@ struct PaperRow {
 };
 constexpr std::array<std::string_view, 4> kPaperPolicies = {"on-demand", "adapmoe", "moe-infinity", "sp-moe"};
 constexpr PaperRow kPaperTpot[] = {
-    {"rtx3090", "mixtral-8x7b", {1.45, .95, 1.03, .83}},    {"rtx4090", "mixtral-8x7b", {1.43, .91, 1.11, .77}},
-    {"a100", "mixtral-8x7b", {1.21, .75, .96, .68}},        {"rtx3090", "phi-3.5-moe", {.50, .34, .74, .34}},
-    {"rtx4090", "phi-3.5-moe", {.50, .36, .89, .30}},       {"a100", "phi-3.5-moe", {.33, .24, .65, .21}},
-    {"rtx3090", "deepseek-v2-lite", {.31, .26, .53, .23}},  {"rtx4090", "deepseek-v2-lite", {.30, .23, .57, .21}},
+    {"rtx3090", "mixtral-8x7b", {1.45, .95, 1.03, .83}},   {"rtx4090", "mixtral-8x7b", {1.43, .91, 1.11, .77}},
+    {"a100", "mixtral-8x7b", {1.21, .75, .96, .68}},       {"rtx3090", "phi-3.5-moe", {.50, .34, .74, .34}},
+    {"rtx4090", "phi-3.5-moe", {.50, .36, .89, .30}},      {"a100", "phi-3.5-moe", {.33, .24, .65, .21}},
+    {"rtx3090", "deepseek-v2-lite", {.31, .26, .53, .23}}, {"rtx4090", "deepseek-v2-lite", {.30, .23, .57, .21}},
     {"a100", "deepseek-v2-lite", {.24, .20, .36, .17}},
 };
 constexpr PaperRow kPaperHits[] = {

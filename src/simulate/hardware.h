@@ -24,8 +24,8 @@ struct Hardware {
 // Memory of a GPU that neither weights nor slots have: its driver, KV cache, activations.
 inline constexpr uint64_t kGpuReserveBytes = uint64_t{3} << 29;  // 1.5 GiB
 
-const std::vector<Hardware>& hardware_presets();    // rtx3090, rtx4090, a100
-const std::vector<ModelShape>& model_shapes();      // mixtral-8x7b, phi-3.5-moe, deepseek-v2-lite
+const std::vector<Hardware>& hardware_presets();       // rtx3090, rtx4090, a100
+const std::vector<ModelShape>& model_shapes();         // mixtral-8x7b, phi-3.5-moe, deepseek-v2-lite
 const Hardware* find_hardware(std::string_view name);  // nullptr for an unknown name
 const ModelShape* find_model_shape(std::string_view name);
 

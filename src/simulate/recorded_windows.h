@@ -25,9 +25,9 @@ struct WindowToken {
 };
 
 struct ReplayWindow {
-  int depth = 0;      // asked for
-  int committed = 0;  // of its tokens
-  double other_draft_s = 0;  // of a drafter that is not the draft model
+  int depth = 0;                           // asked for
+  int committed = 0;                       // of its tokens
+  double other_draft_s = 0;                // of a drafter that is not the draft model
   std::vector<const WindowToken*> tokens;  // at least one
 };
 

@@ -89,8 +89,8 @@ Status Replay::prepare() {
   std::unique_ptr<Predictor> predictor = make_predictor(options_.predictor, trace_.model.shapes());
   std::unique_ptr<PrefetchPolicy> prefetch = make_prefetch_policy(options_.prefetch);
   if (eviction == nullptr || predictor == nullptr || prefetch == nullptr) {
-    return usage_error(fmt::format("no such policy: {}, {}, {}", options_.predictor, options_.prefetch,
-                                   options_.eviction));
+    return usage_error(
+        fmt::format("no such policy: {}, {}, {}", options_.predictor, options_.prefetch, options_.eviction));
   }
   ASSIGN_OR_RETURN(cache_, ExpertCache::create(layout_, options_.slots, std::move(eviction), *files_, *queue_, clock_));
   wanted_ = predictor->wants();
@@ -264,7 +264,8 @@ void Replay::commit(const ReplayWindow& window) {
     if (layout_.n_experts(layer) == 0) continue;
     std::vector<int32_t> uses(static_cast<size_t>(layout_.n_experts(layer)));
     for (int t = 0; t < window.committed; ++t) {
-      for (const ExpertId expert : window.tokens[static_cast<size_t>(t)]->used[i]) ++uses[static_cast<size_t>(index(expert))];
+      for (const ExpertId expert : window.tokens[static_cast<size_t>(t)]->used[i])
+        ++uses[static_cast<size_t>(index(expert))];
     }
     cache_->record_uses(layer, uses, window.committed);
   }

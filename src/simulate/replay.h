@@ -48,7 +48,7 @@ struct ReplayResult {
   double stall_s = 0;
   LayerCacheStats cache;  // of all layers
   WindowGuesses guesses;
-  BeladyBound bound;       // for the same windows
+  BeladyBound bound;  // for the same windows
   uint64_t bound_bytes = 0;
   bool without_scores = false;  // the predictor wants scores, and the trace has none of them
 

@@ -23,7 +23,7 @@ struct ModelShape {
   int experts = 0;
   int n_expert_used = 0;
   uint64_t expert_bytes = 0;
-  uint64_t dense_bytes = 0;        // of the target, without its routed experts
+  uint64_t dense_bytes = 0;  // of the target, without its routed experts
   int draft_layers = 0;
   uint64_t draft_bytes = 0;        // all of it
   uint64_t draft_token_bytes = 0;  // of it, read for a token
