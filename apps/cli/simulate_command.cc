@@ -467,7 +467,7 @@ Result<std::string> simulated(const SimulateFlags& flags) {
 CLI::App* add_simulate_command(CLI::App& app, SimulateFlags& flags) {
   CLI::App* simulate =
       app.add_subcommand("simulate", "Replay a recorded run under other policies and on other hardware");
-  simulate->add_option("FILE", flags.trace, "what `drafthorse run --trace-routing` wrote")->type_name("");
+  simulate->add_option("FILE", flags.trace, "a recorded run: what drafthorse run --trace-routing wrote")->type_name("");
   simulate->add_option("--policy", flags.policies, "names with commas between, or all; default: as recorded")
       ->type_name("NAME,..")
       ->check(check_not_empty);
