@@ -36,6 +36,11 @@ constexpr std::pair<const char*, const char*> kWords[] = {
     {"--eviction", "lru lfu lru-layer stale-first activation next-use draft-guided list"},
     {"--cutoff", "auto"},
     {"--batched-reads", "on off"},
+    {"--suite", "quick policies ablation cutoff memory depth all"},
+    {"--policies", "all auto sp-moe sp-moe-sync on-demand adapmoe moe-infinity specter next-use"},
+    {"--budgets", "20% 35% 50% 75% 100%"},
+    {"--depths", "off auto 0 1 2 4 8 16"},
+    {"--cutoffs", "auto 0 1 2 4"},
     {"--isa", "portable avx2 avx-vnni avx512 avx512-bf16 list"},
     {"--draft-depth", "auto 0 1 2 4 8 16"},
     {"--accept", "noise rejection"}};

@@ -12,7 +12,7 @@ import unittest
 from support import Setup
 
 SUITES = ("messages", "prompts", "statistics", "interrupts", "budget", "damage", "inspect", "plan", "trace", "help",
-          "sampling", "chat")
+          "sampling", "chat", "bench")
 
 
 def main():

@@ -7,7 +7,7 @@ import unittest
 from support import PROMPT, CliTestCase, Setup, command, execute, run
 
 USAGE = 2
-COMMANDS = ("run", "plan", "inspect", "profile", "completion", "man")
+COMMANDS = ("run", "plan", "bench", "inspect", "profile", "completion", "man")
 
 
 class Help(CliTestCase):
