@@ -29,8 +29,8 @@ h3 { font-size: 16px; margin: 22px 0 6px; } p { margin: 6px 0; }
 .soft, figcaption { color: var(--soft); font-size: 13px; }
 code { font: 12.5px ui-monospace, monospace; overflow-wrap: anywhere; }
 figure { margin: 16px 0 26px; } svg { width: 100%; height: auto; display: block; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: 3px 7px; border-bottom: 1px solid var(--rule); white-space: nowrap; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 12px; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 3px 5px; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; } th { font-weight: 600; color: var(--soft); }
 .error { border: 2px solid var(--error); color: var(--error); padding: 10px 14px; font-weight: 600; }
 .key i { display: inline-block; width: 11px; height: 11px; margin: 0 5px 0 14px; vertical-align: -1px; }
@@ -231,6 +231,17 @@ std::string main_figure(const SuiteSummary& suite) {
                     cited);
 }
 
+// What the engine had to say about a contender: that it cannot do what its name promises, for instance.
+std::string notes(const SuiteSummary& suite) {
+  std::string out;
+  std::set<std::string> told;
+  for (const Summary& row : suite.rows) {
+    if (row.sample->note.empty() || !told.insert(row.contender).second) continue;
+    out += fmt::format("<p class=\"soft\">Note: {}: {}.</p>\n", escaped(row.contender), escaped(row.sample->note));
+  }
+  return out;
+}
+
 std::string html_table(const SuiteSummary& suite) {
   std::string out =
       "<div class=\"scroll\"><table>\n<tr><th></th><th>budget</th><th>slots</th><th>ms per token</th>"
@@ -251,7 +262,8 @@ std::string html_table(const SuiteSummary& suite) {
   }
   return out +
          "</table></div>\n<p class=\"soft\">Medians (range) over rounds and prompts. Stall and what is read are per "
-         "generated token, drafted and gained tokens per pass of the target.</p>\n";
+         "generated token, drafted and gained tokens per pass of the target.</p>\n" +
+         notes(suite);
 }
 
 // Shares by layer, averaged over the runs of each contender under one budget.

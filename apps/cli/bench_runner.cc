@@ -19,13 +19,14 @@
 #include "interrupts.h"
 #include "output.h"
 #include "profile/measure.h"
+#include "schedule/policy.h"
 #include "text_file.h"
 
 namespace drafthorse::cli {
 namespace {
 
 constexpr uint64_t kUnlimited = uint64_t{1} << 50;
-constexpr int kTimelinePasses = 6;  // of the baseline, that the timelines show
+constexpr int kTimelinePasses = 3;  // of the baseline, that the timelines show
 
 struct Sizes {
   uint64_t fixed_bytes = 0;  // all but the target's expert slots
@@ -95,6 +96,27 @@ Status try_budgets(const BenchPlan& plan) {
         const Status status = Engine::prepare(engine_options(plan, with_draft, bytes)).status();
         if (!status.ok()) return {status.kind(), fmt::format("--budgets {}: {}", budget, status.message())};
       }
+    }
+  }
+  return {};
+}
+
+// What a run would say about a contender that is none of all: what it names and cannot have.
+Status collect_notes(BenchPlan& plan) {
+  std::map<std::vector<std::string>, std::string> known;
+  for (Suite& suite : plan.suites) {
+    for (Contender& contender : suite.contenders) {
+      const bool with_draft = contender.drafts() && !plan.draft.empty();
+      const SchedulePolicy policy = *find_schedule_policy(contender.policy);
+      const std::string predictor = contender.predictor.empty() ? std::string(policy.predictor) : contender.predictor;
+      const auto [entry, fresh] = known.try_emplace({predictor, with_draft ? "with a draft" : ""});
+      if (fresh) {
+        EngineOptions options = engine_options(plan, with_draft, kUnlimited);
+        options.schedule.predictor = predictor;
+        ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::prepare(options));
+        entry->second = engine->schedule().missing_scores();
+      }
+      contender.note = entry->second;
     }
   }
   return {};
@@ -178,6 +200,11 @@ class Runner {
     }
     total_ = jobs.size();
     if (jobs.empty()) console_.line("nothing is left to run");
+    for (const Suite& suite : plan_.suites) {
+      for (const Contender& contender : suite.contenders) {
+        if (!contender.note.empty()) console_.line(fmt::format("note: {}: {}", contender.name, contender.note));
+      }
+    }
     start_ns_ = clock_.now_ns();
     int round = jobs.empty() ? 0 : jobs.front().round;
     for (const Job& job : jobs) {
@@ -236,6 +263,7 @@ class Runner {
     run.version = DRAFTHORSE_VERSION " (" DRAFTHORSE_COMMIT ")";
     run.bench = plan_.command_line;
     run.command = "drafthorse " + shell_words(arguments);
+    run.note = job.contender->note;
     run.tokens = plan_.tokens;
     const std::string stats = plan_.folder + "/statistics.json";
     arguments.insert(arguments.end(), {"--stats-file", stats});
@@ -337,7 +365,8 @@ Status prepare_bench(const BenchRequest& asked, BenchPlan& plan) {
       ASSIGN_OR_RETURN(plan.ram_bytes[budget], bytes_of(budget, sizes));
     }
   }
-  return try_budgets(plan);
+  RETURN_IF_ERROR(try_budgets(plan));
+  return collect_notes(plan);
 }
 
 std::string describe(const BenchPlan& plan) {
@@ -352,6 +381,7 @@ std::string describe(const BenchPlan& plan) {
     for (const Contender& contender : suite.contenders) {
       out += fmt::format("  {:<30} {}{}\n", contender.name, shell_words(contender.flags()),
                          contender.drafts() ? "" : " (no draft)");
+      if (!contender.note.empty()) out += fmt::format("  {:<30} note: {}\n", "", contender.note);
     }
   }
   return out;

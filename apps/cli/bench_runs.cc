@@ -99,6 +99,7 @@ std::optional<BenchRun> read_run(const Json& json) {
   run.version = r.text("version");
   run.bench = r.text("bench");
   run.command = r.text("command");
+  run.note = r.text("note");
   run.tokens = r.count("tokens");
   run.generated_tokens = r.count("generated_tokens");
   run.tpot_s = r.number("tpot_s");
@@ -152,6 +153,7 @@ nlohmann::ordered_json to_json(const BenchRun& run) {
                {"version", run.version},
                {"bench", run.bench},
                {"command", run.command},
+               {"note", run.note},
                {"tokens", run.tokens},
                {"generated_tokens", run.generated_tokens},
                {"tpot_s", run.tpot_s},

@@ -41,6 +41,7 @@ struct BenchRun {
   std::string version;
   std::string bench;    // the command that made the bench
   std::string command;  // the command that makes this run
+  std::string note;     // of the engine about this contender; empty: none
   int64_t tokens = 0;   // asked for
   int64_t generated_tokens = 0;
   double tpot_s = 0;

@@ -82,8 +82,15 @@ std::vector<Contender> ablation_steps(const std::string& depth) {
   };
   std::vector<Contender> out;
   for (const Step& step : kSteps) {
-    out.push_back({step.name, std::string(kDefaultPolicy), step.predictor, step.prefetch, step.eviction, step.batched,
-                   step.adaptive ? "auto" : depth, "auto"});
+    out.push_back({step.name,
+                   std::string(kDefaultPolicy),
+                   step.predictor,
+                   step.prefetch,
+                   step.eviction,
+                   step.batched,
+                   step.adaptive ? "auto" : depth,
+                   "auto",
+                   {}});
   }
   return out;
 }

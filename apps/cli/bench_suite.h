@@ -23,6 +23,7 @@ struct Contender {
   bool batched_reads = true;
   std::string depth = "auto";  // tokens drafted per step: auto, a number, or off: no draft is loaded
   std::string cutoff = "auto";
+  std::string note;  // what the engine says about it
 
   bool drafts() const { return depth != "off"; }
   std::vector<std::string> flags() const;  // without the draft's file

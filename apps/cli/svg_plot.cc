@@ -106,7 +106,7 @@ std::string escaped(std::string_view text) {
 }
 
 std::string bar_chart(const std::vector<BarGroup>& groups, const std::string& unit) {
-  constexpr double kBar = 17, kGap = 5, kHead = 24, kValue = 190;
+  constexpr double kBar = 17, kGap = 5, kHead = 24, kValue = 150;
   double most = 0;
   std::vector<std::string> labels;
   for (const BarGroup& group : groups) {
@@ -117,7 +117,7 @@ std::string bar_chart(const std::vector<BarGroup>& groups, const std::string& un
   }
   const double left = longest(labels) + 14;
   const double step = round_step(most, 5);
-  const double top_value = std::max(step, std::ceil(most / step) * step);
+  const double top_value = std::max(step, most);
   const double scale = (kWidth - left - kValue) / top_value;
   std::string bars;
   std::string grid;

@@ -111,8 +111,14 @@ class Comparing(BenchTestCase):
 
     def test_without_a_draft(self):
         out = self.out()
-        self.assert_fine(bench("-n", 4, "--out", out, "--prompt-count", 1, draft=False))
-        self.assertTrue(all(run["depth"] == "off" for run in self.lines(out)))
+        result = bench("-n", 4, "--out", out, "--prompt-count", 1, draft=False)
+        self.assert_fine(result)
+        self.assertRegex(result.err, r"(?m)^note: sp-moe: .*predict nothing")
+        runs = self.lines(out)
+        self.assertTrue(all(run["depth"] == "off" for run in runs))
+        # A contender that cannot do what its name says is pointed out.
+        self.assertEqual([bool(run["note"]) for run in runs], [False, True, False])
+        self.assertIn("Note: sp-moe", self.report(out)[0])
 
     def test_prompts_of_a_file(self):
         prompts = self.write("p.jsonl", b'{"id": "a", "text": "def f(x):"}\n{"text": "Once <upon> & a time"}\n')
