@@ -83,11 +83,14 @@ std::string figure(const std::string& title, const std::string& svg, const std::
 // What every figure states: model, draft, budget, machine, how much was run, the command.
 std::string provenance(const SuiteSummary& suite, const std::vector<std::string>& budgets) {
   const BenchRun& run = *suite.rows.front().sample;
+  std::string draft = "no draft";
+  for (const Summary& row : suite.rows) {
+    if (!row.sample->draft.empty()) draft = "draft " + file_name(row.sample->draft);
+  }
   std::vector<std::string> memory;
   for (const std::string& budget : budgets) memory.push_back(budget_words(suite, budget));
   return escaped(fmt::format("{}, {}; budget {}; {}; {} prompt{} x {} round{}, {} tokens each, greedy. ",
-                             file_name(run.model), run.draft.empty() ? "no draft" : "draft " + file_name(run.draft),
-                             fmt::join(memory, ", "), run.machine, suite.prompts.size(),
+                             file_name(run.model), draft, fmt::join(memory, ", "), run.machine, suite.prompts.size(),
                              suite.prompts.size() == 1 ? "" : "s", suite.rounds, suite.rounds == 1 ? "" : "s",
                              run.tokens)) +
          fmt::format("<code>{}</code>", escaped(run.bench));
@@ -105,7 +108,9 @@ std::string bars(const SuiteSummary& suite) {
     BarGroup group{budget_words(suite, budget), {}};
     for (const Summary& row : suite.rows) {
       if (row.budget != budget) continue;
-      group.bars.push_back({row.contender, in_ms(row.tpot_s), speed_note(row, suite), row.sample->policy == "auto"});
+      const bool ours =
+          suite.figure == "ablation" ? row.contender == suite.contenders.back() : row.sample->policy == "auto";
+      group.bars.push_back({row.contender, in_ms(row.tpot_s), speed_note(row, suite), ours});
     }
     groups.push_back(std::move(group));
   }
@@ -156,6 +161,14 @@ std::string sweep(const SuiteSummary& suite, std::string BenchRun::*swept, const
     const std::string name = line_name(suite, row, swept);
     if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
   }
+  const auto choice = [&](const Summary& row) {
+    return swept == &BenchRun::cutoff ? row.cutoff_layers.value_or(-1) : row.mean_depth;
+  };
+  // The axis goes on to where a choice beyond all numbers that were tried lies.
+  for (const Summary& row : suite.rows) {
+    if (values.empty() || row.sample->*swept != "auto" || choice(row) <= *values.rbegin()) continue;
+    values.insert(static_cast<int>(std::ceil(choice(row))));
+  }
   const std::vector<int> ticks(values.begin(), values.end());
   LineChart chart;
   for (const int tick : ticks) chart.ticks.push_back(std::to_string(tick));
@@ -176,7 +189,7 @@ std::string sweep(const SuiteSummary& suite, std::string BenchRun::*swept, const
         chart.marks.push_back({std::nullopt, ms, fmt::format("{}: {:.1f} ms ({})", row.contender, ms, name), number});
         continue;
       }
-      const double chosen = swept == &BenchRun::cutoff ? row.cutoff_layers.value_or(-1) : row.mean_depth;
+      const double chosen = choice(row);
       if (chosen < 0 || ticks.empty()) continue;
       chart.marks.push_back({position_of(chosen, ticks), ms,
                              fmt::format("{} {:.1f} on average: {:.1f} ms ({})", chosen_words, chosen, ms, name),

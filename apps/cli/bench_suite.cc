@@ -157,7 +157,7 @@ Suite named_suite(const std::string& name, const BenchRequest& request) {
     suite.title = "tokens drafted per step";
     suite.figure = Figure::kDepth;
     suite.contenders = grid(either(request.policies, {std::string(kDefaultPolicy)}),
-                            either(request.depths, {"off", "0", "1", "2", "4", "8", "16", "auto"}), cutoffs);
+                            either(request.depths, {"off", "0", "1", "2", "4", "8", "16", "32", "auto"}), cutoffs);
     suite.budgets = {"50%"};
   } else {
     suite.title = "a quick look";

@@ -196,18 +196,27 @@ std::string line_chart(const LineChart& chart) {
                         range_words(chart.lines[i].name + " at " + (tick < chart.ticks.size() ? chart.ticks[tick] : ""),
                                     point.value));
       if (chart.lines.size() == 1) {
-        markers += text_at(x, y_of(point.value.high) - 7, "value", "middle", number(point.value.median));
+        // Below where a mark is in the way.
+        const bool below = std::any_of(chart.marks.begin(), chart.marks.end(), [&](const PlotMark& mark) {
+          return std::abs(mark.position.value_or(point.position) - point.position) < 0.2 &&
+                 mark.value >= point.value.median;
+        });
+        const double y = below ? y_of(point.value.low) + 18 : y_of(point.value.high) - 9;
+        markers += text_at(x, y, "value", "middle", number(point.value.median));
       }
     }
     out += fmt::format(R"(<path d="{}" class="l{}"/>)", path.empty() ? "M0 0" : path, i % 6) + '\n' + markers;
   }
   double label_row = kTop + kPlot - 10;
+  // In the lower left corner, clear of the labels of the first position.
+  double level_row = label_row - 17 * static_cast<double>(chart.lines.size());
   for (const PlotMark& mark : chart.marks) {
     const std::string css = fmt::format("l{} mark", mark.line % 6);
     const double y = y_of(mark.value);
     if (!mark.position) {
       out += line_at(kLeft, y, kWidth - kRight, y, css);
-      out += text_at(kWidth - kRight - 4, y - 6, "note", "end", mark.label);
+      out += text_at(kLeft + 8, level_row, "note", "start", "dashed level: " + mark.label);
+      level_row -= 17;
       continue;
     }
     const double x = x_of(std::clamp(*mark.position, 0.0, last));

@@ -137,7 +137,7 @@ class Comparing(BenchTestCase):
         out = self.out()
         result = bench("--suite", "policies,depth", "--dry-run", "--out", out)
         self.assert_fine(result)
-        self.assertIn(b"288 runs of 64 tokens", result.out)
+        self.assertIn(b"300 runs of 64 tokens", result.out)
         self.assertFalse(out.exists())
 
 
