@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/units.h"
 #include "console.h"
 #include "engine/inspect.h"
@@ -78,8 +80,13 @@ std::string layers_text(const ModelDescription& model) {
 }
 
 std::string experts_text(const ModelDescription& model) {
-  if (model.n_expert > 0)
-    return fmt::format("{} in each layer, {} for each token", model.n_expert, model.n_expert_used);
+  if (model.n_expert > 0) {
+    const auto with = std::count_if(model.layers.begin(), model.layers.end(),
+                                    [](const LayerSizes& layer) { return layer.experts_bytes > 0; });
+    const bool in_all = static_cast<uint64_t>(with) == model.n_layer;
+    return fmt::format("{} in each {}, {} for each token", model.n_expert,
+                       in_all ? "layer" : fmt::format("of {} layers", with), model.n_expert_used);
+  }
   return model.experts_bytes > 0 ? "some; the file does not say how many" : "none: a dense model";
 }
 

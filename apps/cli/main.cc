@@ -56,8 +56,12 @@ int main(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   // One sentence, as for everything else that is wrong.
   app.failure_message([&](const CLI::App*, const CLI::Error& error) {
-    return std::string("drafthorse: ") + printable(error.what()) + printable(suggestion(app, arguments)) +
-           "; run with --help for all flags\n";
+    const bool about_names = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr ||
+                             dynamic_cast<const CLI::RequiredError*>(&error) != nullptr;
+    std::string what = about_names ? unknown_word(app, arguments) : "";
+    if (what.empty()) what = error.what();
+    return "drafthorse: " + printable(what) + (what.ends_with('?') ? " (" : "; ") + "run with --help for all flags" +
+           (what.ends_with('?') ? ")\n" : "\n");
   });
   app.set_version_flag("--version", DRAFTHORSE_VERSION);
   bool no_config = false;

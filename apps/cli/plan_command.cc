@@ -32,12 +32,13 @@ struct Plan {
 };
 
 Result<EngineOptions> engine_options(const PlanFlags& flags) {
-  return engine_options(
-      EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads, flags.draft_depth});
+  return engine_options(EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads,
+                                    flags.draft_depth, flags.drafter});
 }
 
 bool same_shape(const ModelConfig& a, const ModelConfig& b) {
-  return a.n_layer == b.n_layer && a.n_embd == b.n_embd && a.n_expert == b.n_expert && a.n_ff == b.n_ff;
+  return a.n_layer == b.n_layer && a.n_embd == b.n_embd && a.n_expert == b.n_expert && a.n_ff == b.n_ff &&
+         a.n_ff_expert == b.n_ff_expert;
 }
 
 void set_acceptance(const PlanFlags& flags, Plan& plan) {
@@ -293,6 +294,7 @@ CLI::App* add_plan_command(CLI::App& app, PlanFlags& flags) {
   plan->add_option("--draft-depth", flags.draft_depth, "tokens drafted per step: auto, or a number")
       ->type_name("auto|N")
       ->capture_default_str();
+  add_drafter_flag(*plan, flags.drafter);
   plan->add_option("--prompt-tokens", flags.prompt_tokens, "length of the prompt to plan for")
       ->type_name("N")
       ->check(CLI::Range(1, 1 << 24))
@@ -322,6 +324,12 @@ CLI::App* add_plan_command(CLI::App& app, PlanFlags& flags) {
 
 int plan(const PlanFlags& flags) {
   Console console;
+  if (flags.drafter == "list") {
+    std::string lines;
+    for (const std::string& name : drafter_names()) lines += name + '\n';
+    const Status written = write_output(lines);
+    return written.ok() ? 0 : fail(console, written);
+  }
   if (flags.target.empty()) return fail(console, usage_error("no model: give one with -m FILE"));
   const Result<Plan> made = make_plan(flags);
   if (!made.ok()) return fail(console, made.status());

@@ -43,7 +43,8 @@ constexpr std::pair<const char*, const char*> kWords[] = {
     {"--cutoffs", "auto 0 1 2 4"},
     {"--isa", "portable avx2 avx-vnni avx512 avx512-bf16 list"},
     {"--draft-depth", "auto 0 1 2 4 8 16"},
-    {"--accept", "noise rejection"}};
+    {"--accept", "noise rejection"},
+    {"--drafter", "auto model shared-kv ngram resident none list"}};
 
 std::string roff(const std::string& text) {
   std::string out = replaced(replaced(text, "\\", "\\e"), "-", "\\-");
@@ -116,11 +117,19 @@ std::string zsh_completion(const CLI::App& app) {
     cases += fmt::format("    {}) _arguments", command->get_name());
     for (const CLI::Option* option : command->get_options()) {
       for (const std::string& name : option->get_lnames()) {
-        std::string action = option->get_type_size() > 0 ? ":value:_files" : "";
+        const bool optional = option->get_items_expected_min() == 0;
+        std::string action =
+            option->get_items_expected_max() > 0 ? (optional ? "::value:_files" : ":value:_files") : "";
         for (const auto& [flag, choices] : kWords) {
           if (flag == "--" + name) action = fmt::format(":value:({})", choices);
         }
-        cases += fmt::format(" \\\n      '--{}[{}]{}'", name, quoted(option->get_description()), action);
+        // '(-m --model)'{-m,--model}'[what it is]:value:_files'
+        std::string spelled = fmt::format("'--{}", name);
+        if (!option->get_snames().empty()) {
+          const std::string& letter = option->get_snames().front();
+          spelled = fmt::format("'(-{0} --{1})'{{-{0},--{1}}}'", letter, name);
+        }
+        cases += fmt::format(" \\\n      {}[{}]{}'", spelled, quoted(option->get_description()), action);
       }
     }
     cases +=
@@ -142,7 +151,12 @@ _drafthorse() {{
   case $command in
 {}  esac
 }}
-_drafthorse "$@"
+# Run for a completion, from a folder in fpath; or read by eval.
+if [ "$funcstack[1]" = _drafthorse ]; then
+  _drafthorse "$@"
+else
+  compdef _drafthorse drafthorse
+fi
 )",
                      commands, cases);
 }

@@ -48,7 +48,7 @@ std::string nearest(const std::string& word, const std::vector<std::string>& can
   return best;
 }
 
-std::string suggestion(const CLI::App& app, const std::vector<std::string>& arguments) {
+std::string unknown_word(const CLI::App& app, const std::vector<std::string>& arguments) {
   std::vector<std::string> commands;
   for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
     commands.push_back(command->get_name());
@@ -63,15 +63,17 @@ std::string suggestion(const CLI::App& app, const std::vector<std::string>& argu
         continue;
       }
       const std::string meant = nearest(argument, commands);
-      return meant.empty() ? fmt::format("; the commands are {}", fmt::join(commands, ", "))
-                           : fmt::format("; did you mean '{}'?", meant);
+      return fmt::format("there is no command '{}'; {}", argument.substr(0, kLongestWord),
+                         meant.empty() ? fmt::format("the commands are {}", fmt::join(commands, ", "))
+                                       : fmt::format("did you mean '{}'?", meant));
     }
-    if (!is_flag) continue;
+    if (!is_flag || argument == "--") continue;
     const std::string name = argument.substr(0, argument.find('='));
     const std::vector<std::string> known = flag_names(*chosen);
     if (std::find(known.begin(), known.end(), name) != known.end()) continue;
     const std::string meant = nearest(name, known);
-    if (!meant.empty()) return fmt::format("; did you mean {}?", meant);
+    return fmt::format("there is no flag {}{}", name.substr(0, kLongestWord),
+                       meant.empty() ? std::string() : fmt::format("; did you mean {}?", meant));
   }
   return {};
 }

@@ -11,8 +11,9 @@ namespace drafthorse::cli {
 // word of this length; else empty.
 std::string nearest(const std::string& word, const std::vector<std::string>& candidates);
 
-// "; did you mean --eviction?" for the first unknown flag or command among the arguments, else empty.
-std::string suggestion(const CLI::App& app, const std::vector<std::string>& arguments);
+// "there is no flag --evicton; did you mean --eviction?" for the first unknown flag or command among the arguments; the
+// second half where something is near. Empty: all are known.
+std::string unknown_word(const CLI::App& app, const std::vector<std::string>& arguments);
 
 // The names and "list", for a flag that prints them.
 std::vector<std::string> with_list(std::vector<std::string> names);

@@ -23,7 +23,7 @@ uint64_t untouched(const Model& model, int64_t prompt_tokens, int64_t generated_
   const ModelConfig& config = model.config();
   const int64_t text = prompt_tokens + generated_tokens;
   const KvCache& kv = model.kv();
-  const uint64_t tensors = 2 * static_cast<uint64_t>(config.n_layer);
+  const auto tensors = static_cast<uint64_t>(kv.tensors());
   uint64_t rest = kv.bytes() - std::min(kv.bytes(), tensors * touched(kv.bytes() / tensors, kv.context(), text));
   const Workspace& workspace = model.workspace();
   const int64_t columns = workspace.shape().columns;
@@ -38,7 +38,7 @@ uint64_t untouched(const Model& model, int64_t prompt_tokens, int64_t generated_
     add(n_embd * sizeof(float), columns, used);  // sums
     add(workspace.ffn_input_row_bytes, columns, used);
     const int64_t rows = std::min<int64_t>(workspace.expert_rows, used * config.n_expert_used);
-    add(static_cast<uint64_t>(config.n_ff) * sizeof(float), workspace.expert_rows, rows);
+    add(static_cast<uint64_t>(config.n_ff_expert) * sizeof(float), workspace.expert_rows, rows);
     add(n_embd * sizeof(float), workspace.expert_rows, rows);
   }
   return rest;
@@ -52,7 +52,7 @@ ModelWork model_work(const GgufIndex& index, const Model& model) {
   ModelWork work;
   work.n_expert_used = config.n_expert_used;
   work.n_embd = config.n_embd;
-  work.attention_width = config.n_head * config.head_dim;
+  work.attention_width = config.n_head * (config.head_dim + config.value_dim) / 2;
   work.layers.resize(layout.n_layers());
   uint64_t experts_bytes = 0;
   for (size_t i = 0; i < layout.n_layers(); ++i) {
@@ -80,7 +80,9 @@ ModelWork model_work(const GgufIndex& index, const Model& model) {
     if (layer >= work.layers.size()) continue;
     const bool routed = work.layers[layer].n_expert > 0 && is_routed_expert(tensor.name);
     if (!routed) {
-      work.layers[layer].dense.push_back({type_of(tensor), static_cast<double>(tensor.ne[0] * tensor.ne[1])});
+      // A matrix per head is a third dimension.
+      work.layers[layer].dense.push_back(
+          {type_of(tensor), static_cast<double>(tensor.ne[0] * tensor.ne[1] * tensor.ne[2])});
     }
   }
   return work;

@@ -18,11 +18,13 @@ constexpr int kMostNesting = 100;
 constexpr uint64_t kMostRules = 10'000;      // groups and repetitions make rules of their own
 constexpr uint64_t kMostElements = 200'000;  // characters and references, repetitions written out
 constexpr double kMostPaths = 1e6;           // of first steps through the rules
+constexpr double kMostBeginnings = 1024;     // of one rule: libllama compares each with each, at every token
 
 struct Item {
   int rule = -1;  // -1: characters or a token, never empty
   bool may_be_left_out = false;
-  uint64_t repeated = 1;  // rules that libllama makes of it, in a row
+  bool empty_repeated = false;  // what is repeated may itself be left out, as in "a"?{5}
+  uint64_t repeated = 1;        // rules that libllama makes of it, in a row
 };
 using Sequence = std::vector<Item>;
 using Rule = std::vector<Sequence>;  // alternatives
@@ -187,6 +189,7 @@ class GrammarReader {
     }
     const uint64_t optional = without_end ? 1 : most - least;
     made_rules_ += optional;
+    item.empty_repeated = item.empty_repeated || (item.may_be_left_out && least + optional > 1);
     item.may_be_left_out = item.may_be_left_out || least == 0;
     item.repeated *= least + optional;
     elements *= least + optional;
@@ -294,7 +297,11 @@ std::vector<bool> empty_rules(const std::vector<Rule>& rules) {
 class FirstSteps {
  public:
   explicit FirstSteps(const std::vector<Rule>& rules)
-      : rules_(rules), empty_(empty_rules(rules)), state_(rules.size(), kNew), paths_(rules.size()) {}
+      : rules_(rules),
+        empty_(empty_rules(rules)),
+        state_(rules.size(), kNew),
+        paths_(rules.size()),
+        beginnings_(rules.size()) {}
 
   Status check() {
     double total = 0;
@@ -303,7 +310,7 @@ class FirstSteps {
       if (!visit(i)) return usage_error("the grammar cannot be used: a rule begins with itself (left recursion)");
       total += paths_[i];
     }
-    if (total <= kMostPaths) return {};
+    if (most_beginnings() <= kMostBeginnings && total <= kMostPaths) return {};
     return usage_error(
         "the grammar cannot be used: its rules begin with each other in too many ways; write what "
         "alternatives have in common once");
@@ -312,21 +319,46 @@ class FirstSteps {
  private:
   enum State : uint8_t { kNew, kUnderWay, kDone };
 
+  bool may_be_empty(const Item& item) const { return item.may_be_left_out || (item.rule >= 0 && empty_[item.rule]); }
+  double beginnings_of(const Item& item) const {
+    // Copies that may each be empty all begin at once, and behind each the rest of them again.
+    const auto repeated = static_cast<double>(item.repeated);
+    const bool all_begin = item.empty_repeated || (item.rule >= 0 && empty_[item.rule]);
+    return (item.rule < 0 ? 1 : beginnings_[item.rule]) * (all_begin ? repeated * repeated : 1);
+  }
+  // From any place within a rule, once all rules have been visited.
+  double most_beginnings() const {
+    double most = *std::max_element(beginnings_.begin(), beginnings_.end());
+    for (const Rule& rule : rules_) {
+      for (const Sequence& sequence : rule) {
+        double from_here = 0;
+        for (auto item = sequence.rbegin(); item != sequence.rend(); ++item) {
+          from_here = beginnings_of(*item) + (may_be_empty(*item) ? from_here : 0);
+          most = std::max(most, from_here);
+        }
+      }
+    }
+    return most;
+  }
+
   // Depth at most kMostRules. False for a rule that begins with itself.
   bool visit(size_t rule) {
     if (state_[rule] != kNew) return state_[rule] == kDone;
     state_[rule] = kUnderWay;
     double paths = 1;
+    double beginnings = 0;
     for (const Sequence& sequence : rules_[rule]) {
       for (const Item& item : sequence) {
         if (item.rule >= 0) {
           if (!visit(static_cast<size_t>(item.rule))) return false;
           paths += static_cast<double>(item.repeated) * paths_[item.rule];
         }
-        if (!item.may_be_left_out && (item.rule < 0 || !empty_[item.rule])) break;
+        beginnings += beginnings_of(item);
+        if (!may_be_empty(item)) break;
       }
     }
     paths_[rule] = paths;
+    beginnings_[rule] = beginnings;
     state_[rule] = kDone;
     return true;
   }
@@ -334,7 +366,8 @@ class FirstSteps {
   const std::vector<Rule>& rules_;
   std::vector<bool> empty_;
   std::vector<State> state_;
-  std::vector<double> paths_;
+  std::vector<double> paths_;       // libllama's search for left recursion takes, from this rule
+  std::vector<double> beginnings_;  // characters with all that may follow them, with which this rule can begin
 };
 
 }  // namespace

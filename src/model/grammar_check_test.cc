@@ -42,6 +42,8 @@ TEST(GrammarCheck, TakesWhatTheNotationAllows) {
   }
   EXPECT_TRUE(check_grammar(doubling(10)).ok());
   EXPECT_TRUE(check_grammar(chain(5000)).ok());
+  EXPECT_TRUE(check_grammar("root ::= space{20} \"a\"{0,1500} \"b\"?{15}\nspace ::= \" \" | \"\"").ok());
+  EXPECT_TRUE(check_grammar("root ::= (" + repeated("\"a\" | ", 50) + "\"b\"){0,1000}").ok());
   EXPECT_TRUE(check_grammar("root ::= " + repeated("(", 90) + "\"a\"" + repeated(")", 90)).ok());
 }
 
@@ -74,6 +76,10 @@ TEST(GrammarCheck, NamesWhatIsWrong) {
       {"root ::= a root \"x\" | \"y\"\na ::= b\nb ::= \"c\"?", "begins with itself"},
       {"root ::= \"a\"? (\"b\"* root)", "begins with itself"},
       {doubling(40), "too many ways"},
+      {doubling(11), "too many ways"},
+      {"root ::= space{1000} \"x\"\nspace ::= \" \" | \"\"", "too many ways"},
+      {"root ::= \"a\"?{1000}", "too many ways"},
+      {"root ::= \"x\" (\"a\"?){1000} \"y\"", "too many ways"},
       {chain(20000), "more than 10000 rules"},
       {"root ::= " + repeated("(", 200'000), "more than 100 groups"},
       {"root ::= " + repeated("(\"a\"){0,500} ", 40), "more than 10000 rules"},

@@ -13,10 +13,10 @@ namespace {
 
 // Windows up to this size keep their graphs; longer ones pay tens of microseconds for building.
 constexpr int32_t kMostKeptWindow = 17;
-constexpr size_t kGraphNodes = 128;
+constexpr size_t kProbeTensors = 8;  // that a probe adds to a layer's graph at most
 
-size_t graph_context_bytes() {
-  return kGraphNodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(kGraphNodes, false);
+size_t graph_context_bytes(size_t tensors) {
+  return tensors * ggml_tensor_overhead() + ggml_graph_overhead_custom(tensors, false);
 }
 
 }  // namespace
@@ -25,10 +25,10 @@ struct Model::Graph {
   ggml_context* context = nullptr;
   ggml_cgraph* graph = nullptr;
 
-  Graph() {
-    context = ggml_init({graph_context_bytes(), nullptr, true});
+  explicit Graph(size_t tensors) {
+    context = ggml_init({graph_context_bytes(tensors), nullptr, true});
     CHECK(context != nullptr);
-    graph = ggml_new_graph_custom(context, kGraphNodes, false);
+    graph = ggml_new_graph_custom(context, tensors, false);
   }
   ~Graph() { ggml_free(context); }
   Graph(const Graph&) = delete;
@@ -41,10 +41,11 @@ Model::Model(const ModelConfig& config, Compute& compute, const ModelOptions& op
       options_(options),
       nodes_({compute.pool(), ops::simd::kernels(options.isa)}),
       attention_({compute.pool(), ops::simd::kernels(options.isa)}, {.key_dim = config.head_dim,
-                                                                     .value_dim = config.head_dim,
+                                                                     .value_dim = config.value_dim,
                                                                      .n_head = config.n_head,
                                                                      .n_head_kv = config.n_head_kv,
-                                                                     .scale = config.attention_scale}),
+                                                                     .scale = config.attention_scale,
+                                                                     .window = config.attention_window}),
       family_(find_family(config.architecture)) {
   CHECK(family_ != nullptr);
 }
@@ -63,7 +64,9 @@ Result<std::unique_ptr<Model>> Model::create(const GgufIndex& index, const Model
   RETURN_IF_ERROR(declarations.finish());
   model->layout_ = std::move(declarations.layout());
   ASSIGN_OR_RETURN(model->dense_, DenseWeights::reserve(declarations));
-  ASSIGN_OR_RETURN(model->kv_, KvCache::reserve(config, options.context));
+  if (options.kv == nullptr) {
+    ASSIGN_OR_RETURN(model->own_kv_, KvCache::reserve(config, options.context));
+  }
   ASSIGN_OR_RETURN(model->workspace_, Workspace::reserve(config, model->layout_, options.workspace));
   model->measure_scratch();
   return model;
@@ -88,6 +91,13 @@ std::span<const float> Model::probe_logits(size_t probe, int32_t column) const {
   const auto experts = static_cast<size_t>(probes_[probe].router->ne[1]);
   const auto* logits = reinterpret_cast<const float*>(probe_logits_.data() + probe_offsets_[probe]);
   return {logits + static_cast<size_t>(column) * experts, experts};
+}
+
+size_t Model::graph_tensors() const {
+  std::map<LayerId, size_t> probes_at;
+  size_t most = 0;
+  for (const RouterProbe& probe : probes_) most = std::max(most, ++probes_at[probe.at]);
+  return family_->layer_tensors + most * kProbeTensors;
 }
 
 int32_t Model::kept_window() const { return std::min(kMostKeptWindow, options_.workspace.max_window); }
@@ -118,14 +128,14 @@ Status Model::load(const FileSet& files, ReadQueue& queue, const std::function<b
 }
 
 void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
-  const uint64_t graphs =
-      static_cast<uint64_t>(kept_window()) * static_cast<uint64_t>(config_.n_layer) * graph_context_bytes();
+  const uint64_t graphs = static_cast<uint64_t>(kept_window()) * static_cast<uint64_t>(config_.n_layer) *
+                          graph_context_bytes(graph_tensors());
   // A pass's routing: an expert and a weight per (layer, token, rank), and the tokens of each expert.
   const uint64_t routing = static_cast<uint64_t>(options_.workspace.columns) *
                            static_cast<uint64_t>(config_.n_expert_used) *
                            (8 * static_cast<uint64_t>(config_.n_layer) + 8);
   ledger.add(prefix + "dense weights", dense_.bytes());
-  ledger.add(prefix + "KV cache", kv_.bytes());
+  if (!shares_kv()) ledger.add(prefix + "KV cache", own_kv_.bytes());
   const uint64_t attention = ops::attention_workspace_bytes(
       attention_.shape, std::min(kStageTokens, options_.workspace.columns), options_.context);
   ledger.add(prefix + "activations", workspace_.bytes() + scratch_bytes_ + routing + attention + probe_logits_.bytes());
@@ -142,7 +152,7 @@ ggml_tensor* Model::column_view(Graph& graph, ggml_type type, const void* base, 
 }
 
 std::unique_ptr<Model::Graph> Model::build_embed(int32_t count) {
-  auto graph = std::make_unique<Graph>();
+  auto graph = std::make_unique<Graph>(graph_tensors());
   ggml_tensor* tokens = column_view(*graph, GGML_TYPE_I32, workspace_.tokens, 1, 0, count);
   ggml_tensor* rows = ggml_get_rows(graph->context, weights_.token_embedding, tokens);
   workspace_.buffer().place(rows, workspace_.offset_of(workspace_.residual));
@@ -151,14 +161,14 @@ std::unique_ptr<Model::Graph> Model::build_embed(int32_t count) {
 }
 
 std::unique_ptr<Model::Graph> Model::build_attention(LayerId layer, int32_t first, int32_t count) {
-  auto graph = std::make_unique<Graph>();
+  auto graph = std::make_unique<Graph>(graph_tensors());
   StageBuilder builder(graph->context, config_, nodes_, attention_);
   const LayerInputs inputs = {
       column_view(*graph, GGML_TYPE_F32, workspace_.residual, config_.n_embd, first, count),
       column_view(*graph, GGML_TYPE_I32, workspace_.positions, 1, first, count),
       column_view(*graph, GGML_TYPE_I64, workspace_.kv_rows, 1, first, count),
   };
-  const LayerStage stage = family_->build_layer(builder, weights_, kv_, index(layer), inputs);
+  const LayerStage stage = family_->build_layer(builder, weights_, kv(), index(layer), inputs);
   // Results go straight to their columns. The sum into the residual may overwrite its own input, element by element.
   const auto place = [&](ggml_tensor* tensor, const void* base, uint64_t row_bytes) {
     workspace_.buffer().place(tensor, workspace_.offset_of(base) + row_bytes * static_cast<uint64_t>(first));
@@ -187,10 +197,11 @@ std::unique_ptr<Model::Graph> Model::build_attention(LayerId layer, int32_t firs
 }
 
 std::unique_ptr<Model::Graph> Model::build_head(int32_t first, int32_t count) {
-  auto graph = std::make_unique<Graph>();
+  auto graph = std::make_unique<Graph>(graph_tensors());
   StageBuilder builder(graph->context, config_, nodes_, attention_);
   ggml_tensor* x = column_view(*graph, GGML_TYPE_F32, workspace_.residual, config_.n_embd, first, count);
-  ggml_tensor* logits = builder.linear(weights_.output, builder.rms_norm(x, weights_.output_norm));
+  ggml_tensor* logits = builder.linear(
+      weights_.output, builder.rms_norm(x, weights_.output_norm, weights_.output_norm_bias), weights_.output_bias);
   workspace_.buffer().place(logits, workspace_.offset_of(workspace_.logits));
   ggml_build_forward_expand(graph->graph, logits);
   return graph;
@@ -204,7 +215,7 @@ void Model::run(Graph& graph) {
 
 void Model::embed(std::span<const int32_t> tokens, int32_t first_position) {
   CHECK(static_cast<int32_t>(tokens.size()) <= options_.workspace.columns);
-  CHECK(first_position + static_cast<int32_t>(tokens.size()) <= kv_.context());
+  CHECK(first_position + static_cast<int32_t>(tokens.size()) <= kv().context());
   for (size_t i = 0; i < tokens.size(); ++i) {
     CHECK(tokens[i] >= 0 && tokens[i] < config_.n_vocab);
     workspace_.tokens[i] = tokens[i];
@@ -230,6 +241,14 @@ void Model::attention(LayerId layer, int32_t first, int32_t count) {
     CHECK(ggml_gallocr_get_buffer_size(scratch_, 0) <= scratch_bytes_);
   }
   compute_.run(graph->graph);
+}
+
+void Model::route(LayerId layer, std::span<const float> logits, std::span<RoutedExpert> out) const {
+  const ggml_tensor* bias = weights_.layers[index(layer)].router_bias;
+  route_token(
+      logits,
+      bias == nullptr ? std::span<const float>() : std::span(static_cast<const float*>(bias->data), logits.size()),
+      config_, out);
 }
 
 void Model::head(int32_t first, int32_t count) {

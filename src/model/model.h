@@ -19,6 +19,7 @@
 #include "model/config.h"
 #include "model/family.h"
 #include "model/kv_cache.h"
+#include "model/routing.h"
 #include "model/weights.h"
 #include "model/workspace.h"
 #include "ops/expert_ffn.h"
@@ -32,6 +33,7 @@ struct ModelOptions {
   int32_t context = 0;  // positions of the KV cache
   WorkspaceShape workspace;
   ops::Isa isa = ops::best_isa();
+  KvCache* kv = nullptr;  // another model's, to read and write instead of one of its own; must outlive the model
 };
 
 // A router applied to a layer's FFN input beside the layer's own: where another layer, or another model, would send it.
@@ -68,8 +70,9 @@ class Model {
   const ModelConfig& config() const { return config_; }
   const ExpertLayout& layout() const { return layout_; }
   uint64_t dense_bytes() const { return dense_.bytes(); }
-  KvCache& kv() { return kv_; }
-  const KvCache& kv() const { return kv_; }
+  KvCache& kv() { return options_.kv != nullptr ? *options_.kv : own_kv_; }
+  const KvCache& kv() const { return options_.kv != nullptr ? *options_.kv : own_kv_; }
+  bool shares_kv() const { return options_.kv != nullptr; }
   Workspace& workspace() { return workspace_; }
   const Workspace& workspace() const { return workspace_; }
   WorkerPool& pool() { return compute_.pool(); }
@@ -82,6 +85,9 @@ class Model {
   // One layer up to its routed experts: residual -> residual, ffn_input, router_logits; writes the KV cache.
   // Columns [first, first + count), count at most kStageTokens.
   void attention(LayerId layer, int32_t first, int32_t count);
+
+  // One token's router logits [n_expert] -> its experts, n_expert_used of them, in the order of their ids.
+  void route(LayerId layer, std::span<const float> logits, std::span<RoutedExpert> out) const;
 
   // Computes `batch` (pointers into the workspace and to expert weights).
   void run_experts(const ops::ExpertBatch& batch) { ops::run_experts(batch, nodes_.processor()); }
@@ -99,6 +105,7 @@ class Model {
   std::unique_ptr<Graph> build_attention(LayerId layer, int32_t first, int32_t count);
   std::unique_ptr<Graph> build_head(int32_t first, int32_t count);
   void measure_scratch();
+  size_t graph_tensors() const;  // of any graph, at most
   int32_t kept_window() const;  // graphs of windows up to this size are kept
   void run(Graph& graph);
   ggml_tensor* column_view(Graph& graph, ggml_type type, const void* base, int64_t width, int32_t first,
@@ -113,7 +120,7 @@ class Model {
   ModelWeights weights_;
   DenseWeights dense_;
   ExpertLayout layout_;
-  KvCache kv_;
+  KvCache own_kv_;
   Workspace workspace_;
   std::vector<RouterProbe> probes_;
   std::vector<uint64_t> probe_offsets_;  // of each probe's logits, [experts, max_window]

@@ -8,30 +8,81 @@
 #include "base/check.h"
 
 namespace drafthorse {
+namespace {
 
-void route_token(std::span<const float> logits, const ModelConfig& config, std::span<RoutedExpert> out) {
-  CHECK(logits.size() == static_cast<size_t>(config.n_expert));
-  CHECK(out.size() == static_cast<size_t>(config.n_expert_used));
-  std::vector<int32_t> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  // A damaged weight can make a logit NaN, which no order holds: it ranks last.
-  const auto rank = [&](int32_t e) {
-    return std::isnan(logits[e]) ? -std::numeric_limits<float>::infinity() : logits[e];
-  };
-  const auto larger = [&](int32_t a, int32_t b) { return rank(a) != rank(b) ? rank(a) > rank(b) : a < b; };
-  std::partial_sort(order.begin(), order.begin() + config.n_expert_used, order.end(), larger);
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+constexpr float kLeastWeightSum = 6.103515625e-5F;  // libllama's: the smallest normal half-precision number
 
-  const float maximum = logits[order[0]];
+// A damaged weight can make a score NaN, which no order holds: it ranks last.
+float ranked(float score) { return std::isnan(score) ? kNever : score; }
+
+void probabilities(std::span<const float> logits, ExpertGating gating, std::vector<float>& out) {
+  out.resize(logits.size());
+  if (gating == ExpertGating::kSigmoid) {
+    for (size_t i = 0; i < logits.size(); ++i) out[i] = 1 / (1 + std::exp(-logits[i]));
+    return;
+  }
+  float maximum = kNever;
+  for (const float logit : logits) maximum = std::max(maximum, ranked(logit));
   float all = 0;
-  for (const float logit : logits) all += std::exp(logit - maximum);
+  for (size_t i = 0; i < logits.size(); ++i) {
+    out[i] = std::exp(logits[i] - maximum);
+    all += out[i];
+  }
+  for (float& one : out) one /= all;
+}
+
+// Experts of all groups but the best become kNever.
+void leave_best_groups(const RoutingConfig& routing, std::vector<float>& scores) {
+  const size_t per_group = scores.size() / static_cast<size_t>(routing.n_group);
+  std::vector<float> best_two;
+  for (size_t first = 0; first < scores.size(); first += per_group) {
+    float best = kNever;
+    float second = kNever;
+    for (size_t e = first; e < first + per_group; ++e) {
+      second = std::max(second, std::min(best, scores[e]));
+      best = std::max(best, scores[e]);
+    }
+    best_two.push_back(best + second);
+  }
+  std::vector<size_t> order(best_two.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return best_two[a] > best_two[b]; });
+  for (size_t i = static_cast<size_t>(routing.n_group_used); i < order.size(); ++i) {
+    std::fill_n(scores.begin() + static_cast<std::ptrdiff_t>(order[i] * per_group), per_group, kNever);
+  }
+}
+
+}  // namespace
+
+void route_token(std::span<const float> logits, std::span<const float> bias, const ModelConfig& config,
+                 std::span<RoutedExpert> out) {
+  CHECK(logits.size() == static_cast<size_t>(config.n_expert));
+  CHECK(bias.empty() || bias.size() == logits.size());
+  CHECK(out.size() == static_cast<size_t>(config.n_expert_used));
+  const RoutingConfig& routing = config.routing;
+  std::vector<float> weights;
+  probabilities(logits, routing.gating, weights);
+  // Without a bias logits rank as their probabilities do, and are not rounded to equals.
+  std::vector<float> scores(logits.size());
+  const bool by_probability = !bias.empty() || routing.n_group > 1;
+  for (size_t e = 0; e < scores.size(); ++e) {
+    scores[e] = ranked(by_probability ? weights[e] + (bias.empty() ? 0.0F : bias[e]) : logits[e]);
+  }
+  if (routing.n_group > 1) leave_best_groups(routing, scores);
+
+  std::vector<int32_t> order(scores.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto larger = [&](int32_t a, int32_t b) { return scores[a] != scores[b] ? scores[a] > scores[b] : a < b; };
+  std::partial_sort(order.begin(), order.begin() + config.n_expert_used, order.end(), larger);
   float chosen = 0;
   for (size_t i = 0; i < out.size(); ++i) {
-    out[i] = {ExpertId{order[i]}, std::exp(logits[order[i]] - maximum) / all};
+    out[i] = {ExpertId{order[i]}, weights[order[i]]};
     chosen += out[i].weight;
   }
-  // libllama clamps the sum to the smallest normal half-precision number.
-  chosen = std::max(chosen, 6.103515625e-5F);
-  for (RoutedExpert& one : out) one.weight = one.weight / chosen * config.expert_weights_scale;
+  if (!routing.normalised) chosen = 1;
+  chosen = std::max(chosen, kLeastWeightSum);
+  for (RoutedExpert& one : out) one.weight = one.weight / chosen * routing.scale;
   std::sort(out.begin(), out.end(), [](const RoutedExpert& a, const RoutedExpert& b) { return a.expert < b.expert; });
 }
 

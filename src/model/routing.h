@@ -16,8 +16,11 @@ struct RoutedExpert {
   float weight = 0;
 };
 
-// logits: [n_expert] of one token. Writes n_expert_used entries: softmax over all experts, the largest n_expert_used
-// (the lower id of equals), their weights normalised to sum 1 and scaled.
-void route_token(std::span<const float> logits, const ModelConfig& config, std::span<RoutedExpert> out);
+// logits: [n_expert] of one token; bias: [n_expert] or empty. Writes n_expert_used entries. An expert's weight is its
+// probability: the softmax over all logits, or each one's sigmoid. Those with the largest probability plus bias are
+// chosen, the lower id of equals; with groups only from those whose best two experts together are largest. Then the
+// weights are normalised to sum 1, where the family does, and scaled.
+void route_token(std::span<const float> logits, std::span<const float> bias, const ModelConfig& config,
+                 std::span<RoutedExpert> out);
 
 }  // namespace drafthorse

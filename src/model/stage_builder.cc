@@ -2,8 +2,9 @@
 
 namespace drafthorse {
 
-ggml_tensor* StageBuilder::rms_norm(ggml_tensor* x, ggml_tensor* weight) {
-  return ggml_mul(context_, ggml_rms_norm(context_, x, config_.rms_epsilon), weight);
+ggml_tensor* StageBuilder::rms_norm(ggml_tensor* x, ggml_tensor* weight, ggml_tensor* bias) {
+  ggml_tensor* normed = ggml_mul(context_, ggml_rms_norm(context_, x, config_.rms_epsilon), weight);
+  return bias == nullptr ? normed : ggml_add(context_, normed, bias);
 }
 
 ggml_tensor* StageBuilder::quantized(ggml_tensor* x, ggml_type weight_type) {
@@ -21,18 +22,27 @@ ggml_tensor* StageBuilder::linear(ggml_tensor* w, ggml_tensor* x, ggml_tensor* b
   return bias == nullptr ? y : ggml_add(context_, y, bias);
 }
 
-ggml_tensor* StageBuilder::rope_interleaved(ggml_tensor* x, ggml_tensor* positions, ggml_tensor* factors) {
-  constexpr float kNoExtrapolation = 0;  // plain or linearly scaled rotation
-  return ggml_rope_ext(context_, x, positions, factors, config_.rope_dims, GGML_ROPE_TYPE_NORMAL,
-                       config_.context_trained, config_.rope_base, config_.rope_frequency_scale, kNoExtrapolation, 1.0F,
-                       32.0F, 1.0F);
+ggml_tensor* StageBuilder::heads_linear(ggml_tensor* w, ggml_tensor* x) {
+  const int64_t heads = x->ne[1];
+  const int64_t n = x->ne[2];
+  ggml_tensor* flat = ggml_cont_2d(context_, x, x->ne[0], heads * n);
+  return ops::heads_linear(context_, nodes_, w, quantized(flat, w->type));
+}
+
+ggml_tensor* StageBuilder::rope(ggml_tensor* x, ggml_tensor* positions, ggml_tensor* factors) {
+  const RopeConfig& rope = config_.rope;
+  const int mode = rope.pairs == RopePairs::kNeighbours ? GGML_ROPE_TYPE_NORMAL : GGML_ROPE_TYPE_NEOX;
+  return ggml_rope_ext(context_, x, positions, factors, rope.dims, mode, rope.original_context, rope.base,
+                       rope.frequency_scale, rope.extrapolation, rope.magnitude, kYarnFastRotations,
+                       kYarnSlowRotations);
 }
 
 ggml_tensor* StageBuilder::cached_attention(ggml_tensor* q, ggml_tensor* k, ggml_tensor* v, const KvCache& cache,
                                             int32_t layer, ggml_tensor* positions, ggml_tensor* kv_rows) {
   const auto flat = [&](ggml_tensor* x) { return ggml_reshape_2d(context_, x, x->ne[0] * x->ne[1], x->ne[2]); };
   ggml_tensor* keys = ggml_set_rows(context_, cache.keys(layer), flat(k), kv_rows);
-  ggml_tensor* values = ggml_set_rows(context_, cache.values(layer), flat(v), kv_rows);
+  ggml_tensor* values = v == nullptr ? ggml_view_2d(context_, keys, config_.value_dim, keys->ne[1], keys->nb[1], 0)
+                                     : ggml_set_rows(context_, cache.values(layer), flat(v), kv_rows);
   return ops::attention(context_, q, keys, values, positions, attention_);
 }
 

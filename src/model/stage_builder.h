@@ -27,20 +27,24 @@ class StageBuilder {
   ggml_context* context() const { return context_; }
   const ModelConfig& config() const { return config_; }
 
-  // x: [width, n], weight: [width] -> x / rms(x) * weight
-  ggml_tensor* rms_norm(ggml_tensor* x, ggml_tensor* weight);
+  // x: [width, ..], weight: [width], bias: [width] or nullptr -> x / rms(x) * weight + bias
+  ggml_tensor* rms_norm(ggml_tensor* x, ggml_tensor* weight, ggml_tensor* bias = nullptr);
 
   // w: [columns, rows], x: [columns, n], bias: [rows] or nullptr -> [rows, n]
   ggml_tensor* linear(ggml_tensor* w, ggml_tensor* x, ggml_tensor* bias = nullptr);
 
+  // A matrix per head. w: [columns, rows, heads], x: [columns, heads, n] -> [rows, heads, n]
+  ggml_tensor* heads_linear(ggml_tensor* w, ggml_tensor* x);
+
   // x quantised for weights of this type; made once per (x, type).
   ggml_tensor* quantized(ggml_tensor* x, ggml_type weight_type);
 
-  // x: [head_dim, heads, n], positions: [n]; rotates pairs (2i, 2i + 1), architecture "llama"'s way
-  ggml_tensor* rope_interleaved(ggml_tensor* x, ggml_tensor* positions, ggml_tensor* factors);
+  // x: [head_dim, heads, n], positions: [n], factors: [rope.dims / 2] or nullptr; as config().rope says
+  ggml_tensor* rope(ggml_tensor* x, ggml_tensor* positions, ggml_tensor* factors);
 
-  // Writes k, v ([head_dim, n_head_kv, n]) to the cache's rows and attends with q ([head_dim, n_head, n]).
-  // -> [head_dim * n_head, n]
+  // Writes k, v ([head_dim, n_head_kv, n]) to the cache's rows and attends with q ([head_dim, n_head, n]). Without v,
+  // values are the first value_dim elements of keys.
+  // -> [value_dim * n_head, n]
   ggml_tensor* cached_attention(ggml_tensor* q, ggml_tensor* k, ggml_tensor* v, const KvCache& cache, int32_t layer,
                                 ggml_tensor* positions, ggml_tensor* kv_rows);
 

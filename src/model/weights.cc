@@ -13,6 +13,7 @@ namespace {
 
 // Tensors closer than this in the file are read as one piece, the gap included.
 constexpr uint64_t kMaxGapBytes = 64 * kKiB;
+constexpr uint64_t kTensorAlignment = 64;
 
 std::string shape_text(int64_t columns, int64_t rows, int64_t count) {
   if (count > 1) return fmt::format("[{}, {}, {}]", columns, rows, count);
@@ -24,7 +25,7 @@ FileExtent extent_of(const TensorInfo& info) { return {info.file, info.offset, i
 }  // namespace
 
 WeightDeclarations::WeightDeclarations(const GgufIndex& index) : index_(index) {
-  const ggml_init_params params = {ggml_tensor_overhead() * (index.tensors().size() + 1), nullptr, true};
+  const ggml_init_params params = {2 * ggml_tensor_overhead() * (index.tensors().size() + 1), nullptr, true};
   context_ = ggml_init(params);
   CHECK(context_ != nullptr);
 }
@@ -69,6 +70,26 @@ ggml_tensor* WeightDeclarations::required(const std::string& name, Use use, int6
   return tensor;
 }
 
+ggml_tensor* WeightDeclarations::required_per_head(const std::string& name, int64_t columns, int64_t rows,
+                                                   int64_t heads) {
+  const TensorInfo* info = find(name, Use::kMatrix, columns, rows, heads, true);
+  if (info == nullptr) return nullptr;
+  ggml_tensor* tensor = ggml_new_tensor_3d(context_, info->type, columns, rows, heads);
+  ggml_set_name(tensor, name.c_str());
+  declared_.push_back({tensor, info});
+  return tensor;
+}
+
+ggml_tensor* WeightDeclarations::derived(const ggml_tensor* source, int64_t columns, int64_t rows, int64_t heads,
+                                         Make make) {
+  if (source == nullptr) return nullptr;
+  const bool is_float =
+      source->type == GGML_TYPE_F32 || source->type == GGML_TYPE_F16 || source->type == GGML_TYPE_BF16;
+  ggml_tensor* tensor = ggml_new_tensor_3d(context_, is_float ? source->type : GGML_TYPE_F16, columns, rows, heads);
+  derived_.push_back({source, tensor, make});
+  return tensor;
+}
+
 ggml_tensor* WeightDeclarations::optional(const std::string& name, Use use, int64_t columns, int64_t rows) {
   return index_.find(name) == nullptr ? nullptr : required(name, use, columns, rows);
 }
@@ -80,7 +101,7 @@ void WeightDeclarations::experts(int layer, const ModelConfig& config) {
   if (!status_.ok()) return;
   const auto blk = [layer](std::string_view rest) { return fmt::format("blk.{}.{}", layer, rest); };
   const int64_t n_embd = config.n_embd;
-  const int64_t n_ff = config.n_ff;
+  const int64_t n_ff = config.n_ff_expert;
   const int64_t n_expert = config.n_expert;
   out.experts.resize(static_cast<size_t>(n_expert));
 
@@ -183,6 +204,10 @@ Result<DenseWeights> DenseWeights::reserve(WeightDeclarations& declarations) {
     run_offsets.push_back(total);
     total += widen(run).bytes();
   }
+  const uint64_t read_bytes = total;
+  for (const WeightDeclarations::Derived& one : declarations.derived()) {
+    total = align_up(total, kTensorAlignment) + ggml_nbytes(one.tensor);
+  }
   ASSIGN_OR_RETURN(weights.buffer_, DeviceBuffer::reserve(total));
   for (size_t i = 0; i < tensors.size(); ++i) {
     const FileExtent& run = runs[run_of[i]];
@@ -192,13 +217,22 @@ Result<DenseWeights> DenseWeights::reserve(WeightDeclarations& declarations) {
   for (size_t i = 0; i < runs.size(); ++i) {
     weights.reads_.push_back({runs[i], weights.buffer_.data() + run_offsets[i]});
   }
+  weights.derived_ = declarations.derived();
+  uint64_t offset = read_bytes;
+  for (const WeightDeclarations::Derived& one : weights.derived_) {
+    offset = align_up(offset, kTensorAlignment);
+    weights.buffer_.place(one.tensor, offset);
+    offset += ggml_nbytes(one.tensor);
+  }
   weights.context_.reset(declarations.release_context());
   return weights;
 }
 
 Status DenseWeights::load(const FileSet& files, ReadQueue& queue,
                           const std::function<bool(uint64_t, uint64_t)>& progress) {
-  return read_all(reads_, files, queue, progress);
+  RETURN_IF_ERROR(read_all(reads_, files, queue, progress));
+  for (const WeightDeclarations::Derived& one : derived_) one.make(*one.source, *one.tensor);
+  return {};
 }
 
 }  // namespace drafthorse

@@ -63,7 +63,7 @@ Result<Workspace> Workspace::reserve(const ModelConfig& config, const ExpertLayo
     layouter.add(w.ffn_input, columns * w.ffn_input_row_bytes);
     layouter.add(w.router_logits, columns * static_cast<uint64_t>(config.n_expert));
     layouter.add(w.expert_sum, columns * n_embd);
-    layouter.add(w.expert_hidden, rows * static_cast<uint64_t>(config.n_ff));
+    layouter.add(w.expert_hidden, rows * static_cast<uint64_t>(config.n_ff_expert));
     layouter.add(w.expert_hidden_quantized, rows * hidden_row_bytes);
     layouter.add(w.expert_output, rows * n_embd);
   }

@@ -37,7 +37,7 @@ class Workspace {
   size_t ffn_input_row_bytes = 0;  // room per token; a layer uses as much as its types need, from the row's start
   float* router_logits = nullptr;  // [n_expert, columns]
   float* expert_sum = nullptr;     // [n_embd, columns]
-  float* expert_hidden = nullptr;  // [n_ff, expert_rows]
+  float* expert_hidden = nullptr;  // [n_ff_expert, expert_rows]
   std::byte* expert_hidden_quantized = nullptr;  // [.., expert_rows]
   float* expert_output = nullptr;                // [n_embd, expert_rows]
   int32_t expert_rows = 0;                       // at least max_window * n_expert_used

@@ -101,6 +101,33 @@ void linear_node(ggml_tensor* destination, int, int, void* userdata) {
                      });
 }
 
+// Heads and their rows as one range of work, as few large and many small heads alike keep every thread busy.
+void heads_linear_node(ggml_tensor* destination, int, int, void* userdata) {
+  const auto& processor = *static_cast<const Processor*>(userdata);
+  const ggml_tensor* w = destination->src[0];
+  const WeightMatrix first = matrix_of(w);
+  const int64_t heads = w->ne[2];
+  const int64_t tokens = destination->ne[2];
+  const std::vector<const std::byte*> rows = row_pointers(destination->src[1]);
+  // By head, then token.
+  std::vector<const std::byte*> x(rows.size());
+  for (size_t i = 0; i < x.size(); ++i) x[i] = rows[i % tokens * heads + i / tokens];
+  auto* y = static_cast<float*>(destination->data);
+  const int64_t grain =
+      std::min(first.rows, row_grain(first.rows * heads, first.columns * tokens, processor.pool.threads()));
+  const int64_t pieces = (first.rows + grain - 1) / grain;
+  processor.pool.run(pieces * heads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t piece = begin; piece < end; ++piece) {
+      const int64_t head = piece / pieces;
+      WeightMatrix weights = first;
+      weights.data += static_cast<size_t>(head) * w->nb[2];
+      const int64_t row = piece % pieces * grain;
+      linear_rows(processor.kernels, weights, std::span(x).subspan(head * tokens, tokens), y + head * first.rows,
+                  heads * first.rows, row, std::min(row + grain, first.rows));
+    }
+  });
+}
+
 void gated_linear_node(ggml_tensor* destination, int, int, void* userdata) {
   const auto& processor = *static_cast<const Processor*>(userdata);
   const WeightMatrix gate = matrix_of(destination->src[0]);
@@ -181,6 +208,14 @@ ggml_tensor* linear(ggml_context* context, const NodeContext& nodes, ggml_tensor
   ggml_tensor* args[] = {w, xq};
   return ggml_custom_4d(context, GGML_TYPE_F32, w->ne[1], xq->ne[1], 1, 1, args, 2, linear_node, 1,
                         const_cast<Processor*>(&nodes.processor()));
+}
+
+ggml_tensor* heads_linear(ggml_context* context, const NodeContext& nodes, ggml_tensor* w, ggml_tensor* xq) {
+  CHECK(static_cast<size_t>(xq->ne[0]) == activation_row_bytes(activation_format(w->type), w->ne[0]));
+  CHECK(xq->ne[1] % w->ne[2] == 0);
+  ggml_tensor* args[] = {w, xq};
+  return ggml_custom_4d(context, GGML_TYPE_F32, w->ne[1], w->ne[2], xq->ne[1] / w->ne[2], 1, args, 2, heads_linear_node,
+                        1, const_cast<Processor*>(&nodes.processor()));
 }
 
 ggml_tensor* gated_linear(ggml_context* context, const NodeContext& nodes, ggml_tensor* gate, ggml_tensor* up,

@@ -85,6 +85,10 @@ ggml_tensor* quantize(ggml_context* context, const NodeContext& nodes, ggml_tens
 // w: [columns, rows], xq: quantize()d x of n tokens -> [rows, n] F32.
 ggml_tensor* linear(ggml_context* context, const NodeContext& nodes, ggml_tensor* w, ggml_tensor* xq);
 
+// A matrix per head. w: [columns, rows, heads], any stride between heads; xq: quantize()d x of n tokens, the heads of a
+// token side by side: [row bytes, heads * n] -> [rows, heads, n] F32.
+ggml_tensor* heads_linear(ggml_context* context, const NodeContext& nodes, ggml_tensor* w, ggml_tensor* xq);
+
 // silu(gate . x) * (up . x): gate, up: [columns, rows] -> [rows, n] F32. Both weights share one activation format.
 ggml_tensor* gated_linear(ggml_context* context, const NodeContext& nodes, ggml_tensor* gate, ggml_tensor* up,
                           ggml_tensor* xq);

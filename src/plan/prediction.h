@@ -58,7 +58,7 @@ struct ModelWork {
   MatrixWork head;
   int n_expert_used = 0;
   int n_embd = 0;
-  int attention_width = 0;    // n_head * head_dim
+  int attention_width = 0;    // n_head * mean of key and value elements per head
   uint64_t expert_bytes = 0;  // read for one routed expert
   uint64_t dense_bytes = 0;   // all that is read before the first token
 };

@@ -25,12 +25,16 @@ def main():
     parser.add_argument(
         "--scratch", type=pathlib.Path, required=True, help="for files; about 1.1 GiB are needed"
     )
+    parser.add_argument("--copies", type=int, default=Setup.copies, help="damaged models to run (%(default)s)")
+    parser.add_argument("--seed", type=int, default=Setup.seed, help="of their damage (%(default)s)")
     parser.add_argument("suite", choices=SUITES)
     arguments, rest = parser.parse_known_args()
     Setup.binary = str(arguments.binary.resolve())
     Setup.widen = str(arguments.widen.resolve())
     Setup.models = arguments.models.resolve()
     Setup.scratch = arguments.scratch.resolve()
+    Setup.copies = arguments.copies
+    Setup.seed = arguments.seed
     module = importlib.import_module(f"{arguments.suite}_suite")
     unittest.main(module=module, argv=[sys.argv[0], *rest], verbosity=2)
 

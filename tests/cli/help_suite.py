@@ -1,13 +1,56 @@
 """What helps a person at the prompt: suggestions, a configuration file, completion, the manual page, --quiet."""
 
 import os
+import pty
+import re
+import select
 import shutil
+import subprocess
+import time
 import unittest
 
 from support import PROMPT, CliTestCase, Setup, command, execute, run
 
 USAGE = 2
 COMMANDS = ("run", "plan", "bench", "inspect", "profile", "completion", "man")
+
+
+class Zsh:
+    """An interactive zsh at a pseudo-terminal, with nothing of this person's."""
+
+    def __init__(self, set_up):
+        self.ours, theirs = pty.openpty()
+        self.shell = subprocess.Popen(["zsh", "-f", "-i"], stdin=theirs, stdout=theirs, stderr=theirs,
+                                      start_new_session=True, env={"PATH": os.environ["PATH"], "TERM": "dumb"})
+        os.close(theirs)
+        # Ctrl-T shows the line as it stands, and empties it.
+        self.send("show() { print -r -- \"<<$BUFFER>>\"; BUFFER=''; zle redisplay }; zle -N show; bindkey '^T' show; "
+                  f"PS1=; unsetopt prompt_cr prompt_sp; {set_up}; echo rea''dy\n")
+        self.read_until(r"ready")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.shell.kill()
+        self.shell.wait()
+        os.close(self.ours)
+
+    def send(self, text):
+        os.write(self.ours, text.encode())
+
+    def read_until(self, pattern):
+        seen = b""
+        deadline = time.monotonic() + 30
+        while not (found := re.search(pattern.encode(), seen)):
+            assert time.monotonic() < deadline, f"no {pattern} in {seen!r}"
+            if select.select([self.ours], [], [], 1)[0]:
+                seen += os.read(self.ours, 65536)
+        return found
+
+    def complete(self, line):
+        self.send(line + "\t\x14")
+        return self.read_until(r"<<([^$].*?)>>")[1].decode().strip()
 
 
 class Help(CliTestCase):
@@ -24,12 +67,20 @@ class Help(CliTestCase):
         }
         for arguments, meant in cases.items():
             self.assert_refused(execute([Setup.binary, *arguments]), USAGE, "did you mean", meant)
-        self.assertNotIn("did you mean", execute([Setup.binary, "run", "--xyzzyplugh", "1"]).err)
+        self.assert_refused(execute([Setup.binary, "run", "--evicton", "lru"]), USAGE, "there is no flag --evicton;")
+        self.assert_refused(execute([Setup.binary, "rnu"]), USAGE, "there is no command 'rnu';")
+        unknown = execute([Setup.binary, "run", "--xyzzyplugh", "1"])
+        self.assert_refused(unknown, USAGE, "there is no flag --xyzzyplugh; run with --help")
+        self.assertNotIn("did you mean", unknown.err)
         self.assertIn("the commands are", execute([Setup.binary, "xyzzyplugh"]).err)
         for hostile in ("--" + "x" * 100_000, "--\x1b[31m", "\xff", "--", "-", ""):
             result = execute([Setup.binary, "run", hostile])
             self.assertEqual(result.code, USAGE, result)
             self.assertNotIn("\x1b", result.err)
+
+    def test_memory_without_a_unit(self):
+        self.assert_refused(run("-p", PROMPT, "--ram", "8"), USAGE, "--ram 8 is 8 bytes", "8G")
+        self.assert_fine(run("-p", PROMPT, "-n", "1", "--ram", str(1 << 30)))
 
     def test_help_of_every_command(self):
         overview = execute([Setup.binary, "--help"]).out.decode()
@@ -64,6 +115,27 @@ class Help(CliTestCase):
     def test_zsh_script_parses(self):
         script = self.write("_drafthorse", execute([Setup.binary, "completion", "zsh"]).out)
         self.assert_fine(execute(["zsh", "-n", str(script)]))
+
+    @unittest.skipIf(shutil.which("zsh") is None, "no zsh here")
+    def test_zsh_completes(self):
+        """At a terminal: a line is typed, then the tab key."""
+        folder = self.folder / "zsh"
+        folder.mkdir()
+        script = execute([Setup.binary, "completion", "zsh"]).out
+        (folder / "_drafthorse").write_bytes(script)
+        by_eval = f'eval "$({Setup.binary} completion zsh)"'
+        for set_up in (f"fpath=({folder} $fpath); autoload -U compinit; compinit -u -D",
+                       f"autoload -U compinit; compinit -u -D; {by_eval}"):
+            with Zsh(set_up) as shell:
+                self.assertEqual(shell.complete("drafthorse ins"), "drafthorse inspect")
+                self.assertEqual(shell.complete("drafthorse run --evic"), "drafthorse run --eviction")
+                self.assertEqual(shell.complete("drafthorse run --io ur"), "drafthorse run --io uring")
+                self.assertEqual(shell.complete("drafthorse plan --acc"), "drafthorse plan --acceptance")
+                # A switch takes no value; a short name is the same flag.
+                self.assertEqual(shell.complete("drafthorse run --quiet --stats-f"), "drafthorse run --quiet --stats-file")
+                self.assertEqual(shell.complete("drafthorse run -q --stats-f"), "drafthorse run -q --stats-file")
+                self.assertEqual(shell.complete(f"drafthorse run -m {folder}/_dra"), f"drafthorse run -m {folder}/_drafthorse")
+        shutil.rmtree(folder)
 
     def test_man_page(self):
         page = execute([Setup.binary, "man"])

@@ -19,6 +19,8 @@ class Setup:
     widen = ""
     models = pathlib.Path()
     scratch = pathlib.Path()
+    copies = 200  # damaged models
+    seed = 2024  # of their damage
 
     @classmethod
     def target(cls):

@@ -18,7 +18,18 @@ class Traces(CliTestCase):
         return json.loads(path.read_text(encoding="utf-8"))["traceEvents"], result
 
     def check_events(self, events):
+        # What the format ("Trace Event Format", Chrome) asks of each kind of event.
+        needed = {"M": {"pid", "name", "args"}, "X": {"pid", "tid", "name", "ts", "dur"},
+                  "b": {"pid", "name", "cat", "id", "ts"}, "e": {"pid", "name", "cat", "id", "ts"},
+                  "i": {"pid", "tid", "name", "ts", "s"}}
+        threads = {e["tid"] for e in events if e["ph"] == "M" and e["name"] == "thread_name"}
         for event in events:
+            self.assertLessEqual(needed[event["ph"]], set(event))
+            self.assertTrue(all(isinstance(event[key], int) for key in ("pid", "tid", "id") if key in event), event)
+            self.assertIsInstance(event.get("args", {}), dict)
+            self.assertIn(event.get("s", "t"), "gpt")
+            if event["ph"] in "Xi":  # reads are no thread's
+                self.assertIn(event["tid"], threads)
             self.assertIn(event["ph"], "MXbei")
             self.assertGreaterEqual(event.get("ts", 0), -1e6)
             self.assertGreaterEqual(event.get("dur", 0), 0)
@@ -46,7 +57,7 @@ class Traces(CliTestCase):
             self.assertEqual(event["name"], begun[identity]["name"])
 
     def test_without_a_draft(self):
-        events, _ = self.traced()
+        events, _ = self.traced("--drafter", "none")
         self.check_events(events)
         verified = [e for e in events if e["name"] == "verify"]
         self.assertEqual(len(verified), 24)

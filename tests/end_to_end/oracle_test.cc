@@ -2,121 +2,14 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <cstdlib>
-#include <iostream>
 
-#include "end_to_end/generation.h"
-#include "support/oracle.h"
+#include "end_to_end/agreement.h"
 #include "support/temp_dir.h"
 #include "support/tiny_model.h"
 
 namespace drafthorse {
 namespace {
-
-// How far two correct implementations may be apart. libllama rounds attention's weights to F16, ours does not; where
-// activations are rounded again before each product, to BF16 or to 8-bit blocks, that first difference tips some of
-// those roundings the other way, in every layer more. Errors are relative RMS of the logits; excluded is the share of
-// positions whose margin is too small to tell.
-struct Tolerance {
-  double relative_rms;
-  double excluded;
-};
-constexpr Tolerance kFloat = {2e-3, 0.05};
-constexpr Tolerance kBrainFloat = {1e-2, 0.05};
-constexpr Tolerance kQuantized = {2e-2, 0.2};
-
-constexpr double kErrorMargin = 4;  // RMS errors of its position that a margin must exceed to be decisive
-constexpr int32_t kTokens = 64;     // the oracle's own, after each prompt
-
-struct Comparison {
-  double relative_rms = 0;  // of the logits' difference, over all positions
-  int positions = 0;
-  int excluded = 0;   // margin within kErrorMargin RMS errors of the logits
-  int different = 0;  // of the others, argmax differs
-};
-
-// Teacher-forced, each token a pass of its own.
-Logits our_logits(Engine& engine, std::span<const int32_t> tokens) {
-  Logits logits;
-  engine.target().model->kv().truncate(0);
-  for (const int32_t token : tokens) {
-    const Status status = engine.target().pass->run({&token, 1}, 1);
-    EXPECT_TRUE(status.ok()) << status.message();
-    const std::span<const float> row = engine.target().pass->logits(0);
-    logits.emplace_back(row.begin(), row.end());
-  }
-  return logits;
-}
-
-Comparison compare(const Logits& ours, const Logits& theirs) {
-  Comparison result;
-  double error = 0;
-  double power = 0;
-  const auto argmax = [](const std::vector<float>& row) {
-    return std::max_element(row.begin(), row.end()) - row.begin();
-  };
-  for (size_t i = 0; i < theirs.size(); ++i) {
-    double position_error = 0;
-    for (size_t v = 0; v < theirs[i].size(); ++v) {
-      const double difference = double{ours[i][v]} - double{theirs[i][v]};
-      position_error += difference * difference;
-      power += double{theirs[i][v]} * double{theirs[i][v]};
-    }
-    error += position_error;
-    // A quantised activation rounded the other way, or another expert at a near tie, shifts a position's logits as a
-    // whole, so each position has an error of its own.
-    const double rms = std::sqrt(position_error / static_cast<double>(theirs[i].size()));
-    std::vector<float> sorted = theirs[i];
-    std::nth_element(sorted.begin(), sorted.begin() + 1, sorted.end(), std::greater<>());
-    ++result.positions;
-    if (sorted[0] - sorted[1] <= kErrorMargin * rms)
-      ++result.excluded;
-    else if (argmax(ours[i]) != argmax(theirs[i]))
-      ++result.different;
-  }
-  result.relative_rms = std::sqrt(error / power);
-  return result;
-}
-
-// Opens `path` in both, compares on `tokens` and holds the error to `tolerance`.
-void expect_agreement(const std::string& what, const std::string& ours_path, const std::string& oracle_path,
-                      const Tolerance& tolerance) {
-  EngineOptions options;
-  options.target_path = ours_path;
-  options.context = 512;
-  options.ram_bytes = uint64_t{4} << 30;
-  Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
-  ASSERT_TRUE(engine.ok()) << what << ": " << engine.status().message();
-  Result<std::unique_ptr<Oracle>> oracle = Oracle::load(oracle_path);
-  ASSERT_TRUE(oracle.ok()) << what << ": " << oracle.status().message();
-  Logits ours;
-  Logits theirs;
-  for (const std::string& prompt : read_prompts(8)) {
-    const std::vector<int32_t> start = (*oracle)->tokenize(prompt);
-    EXPECT_EQ(start, (*engine)->tokenizer().tokenize(prompt));
-    std::vector<int32_t> tokens = start;
-    const std::vector<int32_t> rest = (*oracle)->greedy(start, kTokens);
-    tokens.insert(tokens.end(), rest.begin(), rest.end());
-    Logits our_rows = our_logits(**engine, tokens);
-    Logits their_rows = (*oracle)->logits(tokens);
-    for (size_t i = start.size() - 1; i + 1 < tokens.size(); ++i) {
-      ours.push_back(std::move(our_rows[i]));
-      theirs.push_back(std::move(their_rows[i]));
-    }
-  }
-  const Comparison result = compare(ours, theirs);
-  std::cout << fmt::format("{:<34} relative RMS {:.1e}, {} positions, {:.1f} % excluded, {} different\n", what,
-                           result.relative_rms, result.positions, 100.0 * result.excluded / result.positions,
-                           result.different);
-  EXPECT_EQ(result.different, 0) << what;
-  EXPECT_LE(result.excluded, tolerance.excluded * result.positions) << what;
-  EXPECT_LE(result.relative_rms, tolerance.relative_rms) << what;
-}
-
-void expect_agreement(const std::string& what, const std::string& path, const Tolerance& tolerance) {
-  expect_agreement(what, path, path, tolerance);
-}
 
 TEST(Oracle, TrainedPair) {
   expect_agreement("trained target", DRAFTHORSE_MODELS_DIR "/target.gguf", kFloat);
