@@ -70,6 +70,10 @@ of text. All is kept in the folder: runs.jsonl (a line a run), report.html, the 
   };
   text("-m,--model", flags.target, "the model, a GGUF file", "FILE");
   text("-d,--draft", flags.draft, "a smaller model with the same vocabulary, to draft with", "FILE");
+  bench->add_option("--drafter", flags.drafter, "what drafts: auto or model or shared-kv (-d), ngram, resident")
+      ->type_name("NAME")
+      ->check(one_of({"auto", "model", "shared-kv", "ngram", "resident"}))
+      ->capture_default_str();
   text("--suite", flags.suites, "what to compare: quick, policies, ablation, cutoff, memory, depth, all", "NAMES");
   text("--policies", flags.policies, "policies to compare: names, or all", "NAMES");
   text(
@@ -77,7 +81,7 @@ of text. All is kept in the folder: runs.jsonl (a line a run), report.html, the 
       "memory for everything: sizes such as 8G, or percentages: so much of the model's routed experts fits besides all "
       "else, the draft included",
       "LIST");
-  text("--depths", flags.depths, "tokens drafted per step: auto, numbers, off for no draft at all", "LIST");
+  text("--depths", flags.depths, "tokens drafted per step: auto, numbers, off for no drafting at all", "LIST");
   text("--cutoffs", flags.cutoffs, "layers that policies with a cutoff read ahead: auto, numbers", "LIST");
   text("--baseline", flags.baseline, "what the others are held against; default: the first", "NAME");
   text("--prompts", flags.prompts, R"(a file of lines such as {"text": "Once"}; default: six of our own)", "FILE");
@@ -115,6 +119,7 @@ int bench(const BenchFlags& flags) {
   BenchPlan plan;
   plan.target = flags.target;
   plan.draft = flags.draft;
+  plan.drafter = flags.drafter;
   plan.context = flags.context;
   plan.threads = flags.threads;
   plan.io = flags.io;

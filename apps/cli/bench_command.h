@@ -10,6 +10,7 @@ namespace drafthorse::cli {
 struct BenchFlags {
   std::string target;
   std::string draft;
+  std::string drafter = "auto";
   // Comma-separated; empty: what the suite says.
   std::string suites;
   std::string policies;

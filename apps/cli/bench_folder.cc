@@ -26,8 +26,8 @@ Status check_same(const BenchPlan& plan, const BenchFile& file) {
     };
     if (run.model != plan.target) return refuse("-m " + run.model);
     if (run.tokens != plan.tokens) return refuse(fmt::format("-n {}", run.tokens));
-    if (run.draft.empty() || run.draft == plan.draft) continue;
-    return refuse("-d " + run.draft);
+    if (!run.draft.empty() && run.draft != plan.draft) return refuse("-d " + run.draft);
+    if (run.drafter != "none" && run.drafter != plan.drafter) return refuse("--drafter " + run.drafter);
   }
   return {};
 }

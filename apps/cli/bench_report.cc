@@ -85,7 +85,10 @@ std::string provenance(const SuiteSummary& suite, const std::vector<std::string>
   const BenchRun& run = *suite.rows.front().sample;
   std::string draft = "no draft";
   for (const Summary& row : suite.rows) {
-    if (!row.sample->draft.empty()) draft = "draft " + file_name(row.sample->draft);
+    const BenchRun& one = *row.sample;
+    if (one.drafter == "none") continue;
+    draft = one.draft.empty() ? "drafter " + one.drafter : "draft " + file_name(one.draft);
+    if (!one.draft.empty() && one.drafter != "auto") draft += " (" + one.drafter + ")";
   }
   std::vector<std::string> memory;
   for (const std::string& budget : budgets) memory.push_back(budget_words(suite, budget));

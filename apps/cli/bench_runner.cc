@@ -35,10 +35,16 @@ struct Sizes {
   int moe_layers = 0;
 };
 
-EngineOptions engine_options(const BenchPlan& plan, bool with_draft, uint64_t ram_bytes) {
+// The file that contenders who draft load; empty: none.
+std::string draft_file(const BenchPlan& plan) {
+  return plan.drafter == "ngram" || plan.drafter == "resident" ? "" : plan.draft;
+}
+
+EngineOptions engine_options(const BenchPlan& plan, bool drafts, uint64_t ram_bytes) {
   EngineOptions options;
   options.target_path = plan.target;
-  if (with_draft) options.draft_path = plan.draft;
+  if (drafts) options.draft_path = draft_file(plan);
+  options.drafter = drafts ? plan.drafter : "none";
   options.ram_bytes = ram_bytes;
   if (plan.context > 0) options.context = plan.context;
   options.threads = plan.threads;
@@ -48,7 +54,7 @@ EngineOptions engine_options(const BenchPlan& plan, bool with_draft, uint64_t ra
 
 Result<Sizes> measure_sizes(const BenchPlan& plan) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
-                   Engine::prepare(engine_options(plan, !plan.draft.empty(), kUnlimited)));
+                   Engine::prepare(engine_options(plan, can_draft(plan), kUnlimited)));
   const Model& target = *engine->target().model;
   if (!target.config().is_moe()) {
     return usage_error(fmt::format("{} has no experts whose loading could be compared", plan.target));
@@ -84,8 +90,7 @@ Status try_budgets(const BenchPlan& plan) {
   for (const Suite& suite : plan.suites) {
     for (const std::string& budget : suite.budgets) {
       for (const Contender& contender : suite.contenders) {
-        const bool with_draft = contender.drafts() && !plan.draft.empty();
-        if (!tried.emplace(budget, with_draft).second) continue;
+        if (!tried.emplace(budget, contender.drafts()).second) continue;
         const uint64_t bytes = plan.ram_bytes.at(budget);
         if (bytes > available_memory_bytes()) {
           return memory_error(
@@ -93,7 +98,7 @@ Status try_budgets(const BenchPlan& plan) {
                           "--budgets",
                           budget, format_size(bytes), format_size(available_memory_bytes())));
         }
-        const Status status = Engine::prepare(engine_options(plan, with_draft, bytes)).status();
+        const Status status = Engine::prepare(engine_options(plan, contender.drafts(), bytes)).status();
         if (!status.ok()) return {status.kind(), fmt::format("--budgets {}: {}", budget, status.message())};
       }
     }
@@ -106,12 +111,11 @@ Status collect_notes(BenchPlan& plan) {
   std::map<std::vector<std::string>, std::string> known;
   for (Suite& suite : plan.suites) {
     for (Contender& contender : suite.contenders) {
-      const bool with_draft = contender.drafts() && !plan.draft.empty();
       const SchedulePolicy policy = *find_schedule_policy(contender.policy);
       const std::string predictor = contender.predictor.empty() ? std::string(policy.predictor) : contender.predictor;
-      const auto [entry, fresh] = known.try_emplace({predictor, with_draft ? "with a draft" : ""});
+      const auto [entry, fresh] = known.try_emplace({predictor, contender.drafts() ? "drafts" : ""});
       if (fresh) {
-        EngineOptions options = engine_options(plan, with_draft, kUnlimited);
+        EngineOptions options = engine_options(plan, contender.drafts(), kUnlimited);
         options.schedule.predictor = predictor;
         ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::prepare(options));
         entry->second = engine->schedule().missing_scores();
@@ -169,7 +173,9 @@ std::vector<Job> jobs_of(const BenchPlan& plan) {
 std::vector<std::string> arguments_of(const BenchPlan& plan, const Job& job) {
   std::vector<std::string> out = {"--no-config", "run", "-m", plan.target};
   const auto add = [&](std::initializer_list<std::string> words) { out.insert(out.end(), words); };
-  if (job.contender->drafts() && !plan.draft.empty()) add({"-d", plan.draft});
+  const std::string draft = job.contender->drafts() ? draft_file(plan) : "";
+  if (!draft.empty()) add({"-d", draft});
+  add({"--drafter", job.contender->drafts() ? plan.drafter : "none"});
   add({"-f", prompt_path(plan.folder, job.prompt), "-n", std::to_string(plan.tokens), "--ignore-eos", "--quiet"});
   add({"--ram", std::to_string(plan.ram_bytes.at(job.budget))});
   if (plan.context > 0) add({"--ctx", std::to_string(plan.context)});
@@ -255,10 +261,11 @@ class Runner {
     run.title = job.suite->title;
     run.baseline = job.suite->baseline;
     run.policy = job.contender->policy;
-    run.depth = plan_.draft.empty() ? "off" : job.contender->depth;
+    run.depth = job.contender->depth;
+    run.drafter = job.contender->drafts() ? plan_.drafter : "none";
     run.cutoff = job.contender->cutoff;
     run.model = plan_.target;
-    run.draft = job.contender->drafts() ? plan_.draft : "";
+    run.draft = job.contender->drafts() ? draft_file(plan_) : "";
     run.machine = machine_name();
     run.version = DRAFTHORSE_VERSION " (" DRAFTHORSE_COMMIT ")";
     run.bench = plan_.command_line;
@@ -341,9 +348,13 @@ Status read_bench_prompts(const std::string& path, size_t count, std::vector<Ben
   return {};
 }
 
+bool can_draft(const BenchPlan& plan) {
+  return !draft_file(plan).empty() || plan.drafter == "ngram" || plan.drafter == "resident";
+}
+
 Status prepare_bench(const BenchRequest& asked, BenchPlan& plan) {
   BenchRequest request = asked;
-  request.has_draft = !plan.draft.empty();
+  request.has_draft = can_draft(plan);
   request.moe_layers = 1;  // what can be refused without reading the model is refused first
   RETURN_IF_ERROR(plan_suites(request).status());
   ASSIGN_OR_RETURN(const Sizes sizes, measure_sizes(plan));

@@ -20,8 +20,9 @@ namespace drafthorse::cli {
 struct BenchPlan {
   std::string target;
   std::string draft;
-  int context = 0;  // 0: the default
-  int threads = 0;  // 0: one per core
+  std::string drafter;  // of contenders that draft; not none
+  int context = 0;      // 0: the default
+  int threads = 0;      // 0: one per core
   std::string io;
   std::string folder;  // prepare_bench() names one where there is none
   bool resume = false;
@@ -32,6 +33,9 @@ struct BenchPlan {
   std::vector<Suite> suites;
   std::map<std::string, uint64_t> ram_bytes;  // by budget, as asked for
 };
+
+// Whether there is anything to draft with.
+bool can_draft(const BenchPlan& plan);
 
 // From the file, or our own where `path` is empty.
 Status read_bench_prompts(const std::string& path, size_t count, std::vector<BenchPrompt>& prompts);

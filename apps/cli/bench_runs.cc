@@ -95,6 +95,7 @@ std::optional<BenchRun> read_run(const Json& json) {
   run.cutoff = r.text("cutoff");
   run.model = r.text("model");
   run.draft = r.text("draft");
+  run.drafter = r.text("drafter");
   run.machine = r.text("machine");
   run.version = r.text("version");
   run.bench = r.text("bench");
@@ -149,6 +150,7 @@ nlohmann::ordered_json to_json(const BenchRun& run) {
                {"cutoff", run.cutoff},
                {"model", run.model},
                {"draft", run.draft},
+               {"drafter", run.drafter},
                {"machine", run.machine},
                {"version", run.version},
                {"bench", run.bench},

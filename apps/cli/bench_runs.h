@@ -37,6 +37,7 @@ struct BenchRun {
   std::string cutoff;  // auto or a number
   std::string model;
   std::string draft;
+  std::string drafter;  // as asked for; none: nothing is drafted
   std::string machine;
   std::string version;
   std::string bench;    // the command that made the bench

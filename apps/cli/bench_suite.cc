@@ -192,7 +192,8 @@ Status check_request(const BenchRequest& request) {
       return usage_error(fmt::format("--depths: '{}' is neither auto, off, nor a number of tokens", depth));
     }
     if (depth != "off" && !request.has_draft) {
-      return usage_error("--depths: there is nothing to draft with; give a draft with -d FILE");
+      return usage_error(
+          "--depths: there is nothing to draft with; give a draft with -d FILE, or --drafter ngram or resident");
     }
   }
   for (const std::string& cutoff : request.cutoffs) {
@@ -261,7 +262,8 @@ Result<std::vector<Suite>> plan_suites(const BenchRequest& asked) {
       return usage_error(fmt::format("--suite: '{}' is no suite; there are {}", name, fmt::join(suite_names(), ", ")));
     }
     if (!request.has_draft && (name == "ablation" || name == "cutoff" || name == "depth")) {
-      return usage_error(fmt::format("--suite {} is about drafting; give a draft with -d FILE", name));
+      return usage_error(
+          fmt::format("--suite {} is about drafting; give a draft with -d FILE, or --drafter ngram or resident", name));
     }
     suites.push_back(named_suite(name, request));
   }

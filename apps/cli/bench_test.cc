@@ -154,6 +154,7 @@ BenchRun a_run(const std::string& contender, const std::string& prompt, int roun
   run.depth = "4";
   run.cutoff = "auto";
   run.model = "m.gguf";
+  run.drafter = "auto";
   run.tokens = 8;
   run.generated_tokens = 8;
   run.tpot_s = tpot_s;

@@ -120,6 +120,17 @@ class Comparing(BenchTestCase):
         self.assertEqual([bool(run["note"]) for run in runs], [False, True, False])
         self.assertIn("Note: sp-moe", self.report(out)[0])
 
+    def test_other_drafters(self):
+        out = self.out()
+        flags = ("--drafter", "ngram", "--depths", "off,2", "--rounds", 1, "--prompt-count", 1, "-n", 8, "--out", out)
+        self.assert_fine(bench(*flags, draft=False))
+        runs = self.lines(out)
+        self.assertEqual([(run["depth"], run["drafter"], run["draft"]) for run in runs],
+                         [("off", "none", ""), ("2", "ngram", "")])  # fmt: skip
+        self.assertIn("drafter ngram", self.report(out)[0])
+        self.assert_refused(bench("--drafter", "none"), USAGE, "ngram")
+        self.assert_refused(bench(*flags[2:], "--drafter", "resident", "--resume", draft=False), USAGE, "--drafter ngram")
+
     def test_prompts_of_a_file(self):
         prompts = self.write("p.jsonl", b'{"id": "a", "text": "def f(x):"}\n{"text": "Once <upon> & a time"}\n')
         out = self.out()
