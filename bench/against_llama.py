@@ -140,7 +140,7 @@ def contenders(args, prompt, stats_file, budget):
               "--stats-file", stats_file]
     yield "llama.cpp", [args.llama_python, ROOT / "bench/llama_generate.py", "-m", args.model, *common]
     ours = [args.binary, "run", "-m", args.model, "--ram", budget, *common]
-    yield "drafthorse", ours
+    yield "drafthorse", [*ours, "--drafter", "none"]
     for draft in args.draft:
         yield f"drafthorse, draft {pathlib.Path(draft).stem}", [*ours, "-d", draft]
 

@@ -1,12 +1,12 @@
 """What a draft brings: the same model and budget without a draft, with each draft, and with it loaded but unused.
 
-Alternating, one prompt a round. Prints median and range of the speed against no draft at all, and, of the last column,
+Alternating, one prompt a round: those of models/prompts.jsonl, or of a file of that form. Prints median and range of the speed against no draft at all, and, of the last column,
 how much of the ceiling was reached: what the same drafting, acceptance and experts would give if a verification took
 only as much longer than a single token's pass as it reads more weights (all of them from memory: for budgets that hold
 the model).
 
     bench/drafts.py --model TARGET.gguf --ram 1.5G --draft DRAFT.gguf [--draft ...] [--depth 4 ...] [--rounds 5]
-                    [--tokens 192]
+                    [--tokens 192] [--drafter ngram ...] [--with-draft shared-kv ...] [--prompts FILE.jsonl]
 """
 
 import argparse
@@ -39,17 +39,26 @@ def main():
     parser.add_argument("--draft", action="append", default=[])
     parser.add_argument("--ram", required=True)
     parser.add_argument("--depth", action="append", default=[], help="fixed depths to try as well")
+    parser.add_argument("--drafter", action="append", default=[], help="drafters without a draft model")
+    parser.add_argument("--with-draft", action="append", default=[], help="drafters with each draft, beside auto")
+    parser.add_argument("--no-unused", action="store_true", help="leave out loaded but unused drafts")
+    parser.add_argument("--prompts", default=ROOT / "models/prompts.jsonl")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=192)
     parser.add_argument("--binary", default=ROOT / "build/release/bin/drafthorse")
     args = parser.parse_args()
 
-    prompts = [json.loads(line)["text"] for line in open(ROOT / "models/prompts.jsonl")]
-    contenders = {"no draft": []}
+    prompts = [json.loads(line)["text"] for line in open(args.prompts)]
+    contenders = {"no draft": ["--drafter", "none"]}
+    for drafter in args.drafter:
+        name, _, depth = drafter.partition(":")
+        contenders[f"{name}, depth {depth or 'auto'}"] = ["--drafter", name, "--draft-depth", depth or "auto"]
     for draft in args.draft:
         stem = pathlib.Path(draft).stem
         contenders[f"{stem}, auto"] = ["-d", draft]
-        for depth in ["0", *args.depth]:
+        for drafter in args.with_draft:
+            contenders[f"{stem}, {drafter}"] = ["-d", draft, "--drafter", drafter]
+        for depth in [*([] if args.no_unused else ["0"]), *args.depth]:
             contenders[f"{stem}, depth {depth}"] = ["-d", draft, "--draft-depth", depth]
     results = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory() as folder:

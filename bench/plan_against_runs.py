@@ -69,7 +69,9 @@ def one_prompt(args, case, prompt, folder, more):
     """A row of statistics, and the plans for it."""
     stats = f"{folder}/stats.json"
     profile = take_profile(args, case, folder)
-    output_of([args.binary, "run", *flags_of(case), "-p", prompt, "-n", args.tokens, "--stats-file", stats])
+    # What is planned for is the model alone, or its draft.
+    output_of([args.binary, "run", *flags_of(case), *([] if "-d" in flags_of(case) else ["--drafter", "none"]),
+               "-p", prompt, "-n", args.tokens, "--stats-file", stats])  # fmt: skip
     row = json.loads(pathlib.Path(stats).read_text(encoding="utf-8"))
     plan = planned(args, case, row["prompt_tokens"], profile, *more)
     informed = planned(args, case, row["prompt_tokens"], profile, "--like", stats)

@@ -5,13 +5,27 @@
 #include <charconv>
 
 #include "base/units.h"
+#include "suggest.h"
 
 namespace drafthorse::cli {
+
+void add_drafter_flag(CLI::App& command, std::string& drafter) {
+  std::vector<std::string> names = drafter_names();
+  names.emplace_back("list");
+  command
+      .add_option("--drafter", drafter,
+                  "what drafts: auto, model (-d), shared-kv (-d, the same model at fewer bits, reading the model's own "
+                  "KV cache), ngram (the text so far), resident (the model with the experts in memory), none, or list")
+      ->type_name("NAME")
+      ->check(one_of(names))
+      ->capture_default_str();
+}
 
 Result<EngineOptions> engine_options(const EngineFlags& flags) {
   EngineOptions options;
   options.target_path = flags.target;
   options.draft_path = flags.draft;
+  options.drafter = flags.drafter;
   options.threads = flags.threads;
   if (flags.context > 0) options.context = flags.context;
   if (!flags.ram.empty()) {

@@ -32,8 +32,8 @@ struct Plan {
 };
 
 Result<EngineOptions> engine_options(const PlanFlags& flags) {
-  return engine_options(
-      EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads, flags.draft_depth});
+  return engine_options(EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads,
+                                    flags.draft_depth, flags.drafter});
 }
 
 bool same_shape(const ModelConfig& a, const ModelConfig& b) {
@@ -294,6 +294,7 @@ CLI::App* add_plan_command(CLI::App& app, PlanFlags& flags) {
   plan->add_option("--draft-depth", flags.draft_depth, "tokens drafted per step: auto, or a number")
       ->type_name("auto|N")
       ->capture_default_str();
+  add_drafter_flag(*plan, flags.drafter);
   plan->add_option("--prompt-tokens", flags.prompt_tokens, "length of the prompt to plan for")
       ->type_name("N")
       ->check(CLI::Range(1, 1 << 24))
@@ -323,6 +324,12 @@ CLI::App* add_plan_command(CLI::App& app, PlanFlags& flags) {
 
 int plan(const PlanFlags& flags) {
   Console console;
+  if (flags.drafter == "list") {
+    std::string lines;
+    for (const std::string& name : drafter_names()) lines += name + '\n';
+    const Status written = write_output(lines);
+    return written.ok() ? 0 : fail(console, written);
+  }
   if (flags.target.empty()) return fail(console, usage_error("no model: give one with -m FILE"));
   const Result<Plan> made = make_plan(flags);
   if (!made.ok()) return fail(console, made.status());

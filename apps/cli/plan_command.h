@@ -5,6 +5,8 @@
 #include <optional>
 #include <string>
 
+#include "engine/engine.h"
+
 namespace drafthorse::cli {
 
 struct PlanFlags {
@@ -14,6 +16,7 @@ struct PlanFlags {
   int32_t context = 0;  // 0: the default
   int threads = 0;
   std::string draft_depth = "auto";
+  std::string drafter{kDefaultDrafter};
   int prompt_tokens = 128;
   int tokens = 256;
   double acceptance = -1;  // below 0: assumed by the kind of draft

@@ -31,7 +31,7 @@ void print_summary(Console& console, Engine& engine, const Session& session) {
   console.line(fmt::format("{} tokens, {:.2f} tokens/s; prompt {} tokens{} in {:.2f} s, first token after {:.2f} s",
                            stats.generated_tokens, stats.decode_tokens_per_s(), stats.prompt_tokens, kept,
                            stats.prefill_s, stats.ttft_s));
-  if (engine.drafter() != nullptr && stats.steps > 0) {
+  if (!engine.drafters().empty() && stats.steps > 0) {
     console.line(fmt::format("draft: {:.0f} % of {} drafted tokens accepted, {:.2f} tokens per verification; {}",
                              stats.acceptance() * 100, stats.drafted_tokens, stats.tokens_per_verification(),
                              session.explain_depth()));
@@ -56,6 +56,12 @@ void print_stats(Console& console, const Engine& engine, const SessionStats& sta
   console.line(fmt::format("  {:<28} {:>12}", "in all", format_size(engine.ledger().total())));
   console.line(fmt::format("\ndecoding: {:.2f} s = draft {:.2f} + verify {:.2f}, of which {:.2f} waiting for experts",
                            stats.decode_s, stats.draft_s, stats.verify_s, stats.stall_s));
+  for (const DrafterStats& by : stats.drafters) {
+    console.line(fmt::format("  drafter {}: {} of {} steps, {} tokens drafted in {:.2f} s, {:.0f} % accepted", by.name,
+                             by.steps, stats.steps, by.drafted_tokens, by.draft_s,
+                             100.0 * static_cast<double>(by.accepted_tokens) /
+                                 static_cast<double>(std::max<int64_t>(1, by.drafted_tokens))));
+  }
   for (size_t i = 0; i < stats.reached_by_position.size(); ++i) {
     console.line(fmt::format("  draft position {:>2}: reached {:>5}, accepted {:>3.0f} %", i + 1,
                              stats.reached_by_position[i],
@@ -106,8 +112,9 @@ Result<std::string> read_prompt(const RunFlags& flags) {
 }
 
 Result<EngineOptions> engine_options(const RunFlags& flags) {
-  ASSIGN_OR_RETURN(EngineOptions options, engine_options(EngineFlags{flags.target, flags.draft, flags.ram,
-                                                                     flags.context, flags.threads, flags.draft_depth}));
+  ASSIGN_OR_RETURN(EngineOptions options,
+                   engine_options(EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads,
+                                              flags.draft_depth, flags.drafter}));
   options.isa = flags.isa;
   options.io = flags.io;
   options.schedule = schedule_options(flags.schedule);
@@ -210,6 +217,7 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
   run->add_option("--draft-depth", flags.draft_depth, "tokens drafted per step: auto, or a number")
       ->type_name("auto|N")
       ->capture_default_str();
+  add_drafter_flag(*run, flags.drafter);
   add_schedule_flags(*run, flags.schedule);
   run->add_option("--io", flags.io, "how to read: uring, pread, or list")
       ->type_name("NAME")
@@ -253,11 +261,12 @@ int run(const RunFlags& flags) {
   Console console;
   if (flags.quiet) console.set_quiet();
   std::optional<std::string> list = schedule_list(flags.schedule);
-  if (list || flags.io == "list" || flags.isa == "list" || flags.chat_template == "list") {
-    const std::vector<std::string> names = list                  ? std::vector<std::string>()
-                                           : flags.io == "list"  ? std::vector<std::string>{"uring", "pread"}
-                                           : flags.isa == "list" ? instruction_set_names()
-                                                                 : ChatTemplate::names();
+  if (list || flags.drafter == "list" || flags.io == "list" || flags.isa == "list" || flags.chat_template == "list") {
+    const std::vector<std::string> names = list                      ? std::vector<std::string>()
+                                           : flags.drafter == "list" ? drafter_names()
+                                           : flags.io == "list"      ? std::vector<std::string>{"uring", "pread"}
+                                           : flags.isa == "list"     ? instruction_set_names()
+                                                                     : ChatTemplate::names();
     std::string lines = list.value_or("");
     for (const std::string& name : names) lines += name + '\n';
     const Status written = write_output(lines);

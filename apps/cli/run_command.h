@@ -23,6 +23,7 @@ struct RunFlags {
   std::string ram;
   int32_t context = 0;  // 0: the default
   std::string draft_depth = "auto";
+  std::string drafter{kDefaultDrafter};
   SamplingFlags sampling;
   bool chat = false;
   std::string chat_template;

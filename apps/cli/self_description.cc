@@ -38,7 +38,8 @@ constexpr std::pair<const char*, const char*> kWords[] = {
     {"--batched-reads", "on off"},
     {"--isa", "portable avx2 avx-vnni avx512 avx512-bf16 list"},
     {"--draft-depth", "auto 0 1 2 4 8 16"},
-    {"--accept", "noise rejection"}};
+    {"--accept", "noise rejection"},
+    {"--drafter", "auto model shared-kv ngram resident none list"}};
 
 std::string roff(const std::string& text) {
   std::string out = replaced(replaced(text, "\\", "\\e"), "-", "\\-");

@@ -48,6 +48,18 @@ Json sampling_json(const SamplingOptions& o) {
           {"accept", o.rejection ? "rejection" : "noise"}};
 }
 
+Json drafters_json(const std::vector<DrafterStats>& drafters) {
+  Json out = Json::array();
+  for (const DrafterStats& by : drafters) {
+    out.push_back({{"name", by.name},
+                   {"steps", by.steps},
+                   {"drafted_tokens", by.drafted_tokens},
+                   {"accepted_tokens", by.accepted_tokens},
+                   {"draft_s", by.draft_s}});
+  }
+  return out;
+}
+
 Json layers_json(const std::vector<LayerCacheStats>& layers) {
   Json out = Json::array();
   for (size_t i = 0; i < layers.size(); ++i) {
@@ -97,6 +109,8 @@ Json stats_json(Engine& engine, const Session& session, std::string_view stop, c
           {"steps", stats.steps},
           {"drafted_tokens", stats.drafted_tokens},
           {"accepted_tokens", stats.accepted_tokens},
+          {"drafter", options.drafter},
+          {"drafters", drafters_json(stats.drafters)},
           {"depth", depth},
           {"policy", options.schedule.policy},
           {"predictor", options.schedule.predictor},

@@ -13,6 +13,8 @@ class ModelDrafter final : public Drafter {
   // another (a draft's input decides how good it is, never what the text is).
   ModelDrafter(ForwardPass& pass, int32_t target_vocabulary) : pass_(pass), target_vocabulary_(target_vocabulary) {}
 
+  std::string_view name() const override { return "model"; }
+  int32_t reach(std::span<const int32_t>, int32_t depth) override { return depth; }
   Result<std::vector<int32_t>> prepare(std::span<const int32_t> text, int32_t scored, Sampler& sampler) override;
   Result<std::vector<int32_t>> draft(std::span<const int32_t> text, int32_t depth, Sampler& sampler) override;
   void accept(int32_t accepted) override;

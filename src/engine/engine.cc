@@ -9,6 +9,8 @@
 #include "base/host_memory.h"
 #include "base/units.h"
 #include "draft/model_drafter.h"
+#include "draft/ngram_drafter.h"
+#include "draft/target_kv_drafter.h"
 #include "ops/isa.h"
 
 namespace drafthorse {
@@ -39,8 +41,19 @@ Status check_options(const EngineOptions& options) {
     return usage_error(
         fmt::format("a draft depth of {} is not between 0 and {}", *options.draft_depth, kMaxDraftDepth));
   }
-  if (options.draft_path.empty() && options.draft_depth.value_or(0) > 0) {
-    return usage_error(fmt::format("--draft-depth {} needs a draft model: give one with -d", *options.draft_depth));
+  const std::vector<std::string> drafters = drafter_names();
+  if (std::find(drafters.begin(), drafters.end(), options.drafter) == drafters.end()) {
+    return usage_error(
+        fmt::format("'{}' is not a drafter; choose from {}", options.drafter, fmt::join(drafters, ", ")));
+  }
+  if (options.draft_path.empty() && (options.drafter == "model" || options.drafter == "shared-kv")) {
+    return usage_error(fmt::format("--drafter {} needs a draft model: give one with -d", options.drafter));
+  }
+  if (options.draft_path.empty() && options.drafter == "auto" && options.draft_depth.value_or(0) > 0) {
+    return usage_error(
+        fmt::format("--draft-depth {} needs a drafter: give a draft model with -d, or --drafter ngram "
+                    "or resident",
+                    *options.draft_depth));
   }
   if (options.io != "uring" && options.io != "pread") {
     return usage_error(fmt::format("'{}' is not a way to read: choose uring or pread", options.io));
@@ -56,6 +69,8 @@ Status check_options(const EngineOptions& options) {
 }
 
 }  // namespace
+
+std::vector<std::string> drafter_names() { return {"auto", "model", "shared-kv", "ngram", "resident", "none"}; }
 
 std::vector<std::string> instruction_set_names() {
   std::vector<std::string> names;
@@ -82,11 +97,15 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options, const
 Status Engine::read_files() {
   ASSIGN_OR_RETURN(target_index_, open_checked(options_.target_path));
   ASSIGN_OR_RETURN(target_config_, read_model_config(*target_index_));
-  if (!options_.draft_path.empty()) {
+  const std::string& drafter = options_.drafter;
+  if (!options_.draft_path.empty() && (drafter == "ngram" || drafter == "resident" || drafter == "none")) {
+    notices_.push_back(fmt::format("the draft model is not loaded: --drafter {} has no use for it", drafter));
+  } else if (!options_.draft_path.empty()) {
     ASSIGN_OR_RETURN(draft_index_, open_checked(options_.draft_path));
     ASSIGN_OR_RETURN(draft_config_, read_model_config(*draft_index_));
     RETURN_IF_ERROR(check_same_vocabulary(*target_index_, *draft_index_));
   }
+  RETURN_IF_ERROR(choose_drafters());
   RETURN_IF_ERROR(check_interrupted());
   ASSIGN_OR_RETURN(tokenizer_, Tokenizer::load(*target_index_));
   RETURN_IF_ERROR(check_interrupted());
@@ -95,6 +114,37 @@ Status Engine::read_files() {
   target_index_->drop_tokenizer_arrays();
   if (draft_index_) draft_index_->drop_tokenizer_arrays();
   return {};
+}
+
+// Who drafts, by the options and the files. Of a draft model that can read the target's KV cache nothing else is asked:
+// it needs less memory so, reads no prompt, and agrees no less often (README.md has figures).
+Status Engine::choose_drafters() {
+  const std::string& wanted = options_.drafter;
+  const bool automatic = wanted == "auto";
+  if (wanted == "resident" && !target_config_.is_moe()) {
+    return usage_error(
+        fmt::format("{} has no routed experts: --drafter resident has nothing to leave out", options_.target_path));
+  }
+  if (wanted == "none" || (automatic && !draft_index_ && options_.draft_depth)) return {};
+  if (draft_index_) {
+    const std::string reason = why_not_share_kv(target_config_, draft_config_);
+    if (wanted == "shared-kv" && !reason.empty()) {
+      return usage_error(
+          fmt::format("{} cannot draft on the target's KV cache: {}; --drafter model gives it one of "
+                      "its own",
+                      options_.draft_path, reason));
+    }
+    drafter_names_.emplace_back(wanted == "model" || !reason.empty() ? "model" : "shared-kv");
+  } else if (wanted == "resident" || (automatic && target_config_.is_moe())) {
+    drafter_names_.emplace_back("resident");
+  }
+  // A depth that is asked for is the model's.
+  if (wanted == "ngram" || (automatic && !options_.draft_depth)) drafter_names_.emplace_back("ngram");
+  return {};
+}
+
+bool Engine::drafts_with(std::string_view name) const {
+  return std::find(drafter_names_.begin(), drafter_names_.end(), name) != drafter_names_.end();
 }
 
 Status Engine::create_models() {
@@ -118,8 +168,12 @@ Status Engine::create_models() {
                    Model::create(*target_index_, target_config_, *compute_, {context, target_shape, isa}));
   RETURN_IF_ERROR(open_queue(target_, *target_index_));
   if (draft_index_) {
-    const WorkspaceShape draft_shape{std::min(context, kDraftPrefillTokens), std::min(context, kScoredPositions)};
-    ASSIGN_OR_RETURN(draft_.model, Model::create(*draft_index_, draft_config_, *compute_, {context, draft_shape, isa}));
+    const bool shares_kv = drafts_with("shared-kv");
+    const int32_t scored = std::min(context, kScoredPositions);
+    const WorkspaceShape draft_shape{shares_kv ? scored : std::min(context, kDraftPrefillTokens), scored};
+    KvCache* const kv = shares_kv ? &target_.model->kv() : nullptr;
+    ASSIGN_OR_RETURN(draft_.model,
+                     Model::create(*draft_index_, draft_config_, *compute_, {context, draft_shape, isa, kv}));
     RETURN_IF_ERROR(open_queue(draft_, *draft_index_));
   }
   ASSIGN_OR_RETURN(schedule_, ScheduleLink::create(options_.schedule, *target_.model, draft_.model.get()));
@@ -127,7 +181,10 @@ Status Engine::create_models() {
   return {};
 }
 
-int32_t Engine::draft_depth_limit() const { return draft_index_ ? options_.draft_depth.value_or(kMaxAutoDepth) : 0; }
+int32_t Engine::draft_depth_limit() const {
+  if (drafter_names_.empty()) return 0;
+  return options_.draft_depth.value_or(draft_index_ ? kMaxAutoDepth : kMaxOwnAutoDepth);
+}
 
 Status Engine::check_interrupted() const { return *interrupted_ ? interrupted_error() : Status(); }
 
@@ -174,6 +231,7 @@ Status Engine::plan() {
     const uint64_t experts = ExpertCache::slot_bytes(layout) * static_cast<uint64_t>(layout.total_experts());
     if (experts > 0) needs.fixed.add("draft experts", align_up(experts, kHugePage));
   }
+  if (drafts_with("ngram")) needs.fixed.add("n-gram index", NgramDrafter::bytes(*options_.context));
   needs.fixed.add("sampling", sampler_bytes(options_.sampling, target_config_.n_vocab, draft_depth_limit()));
   const ExpertLayout& layout = target_.model->layout();
   needs.slot_bytes = ExpertCache::slot_bytes(layout);
@@ -215,7 +273,6 @@ Status Engine::load(const LoadProgress& progress) {
       }));
       draft_.cache->reset_stats();
     }
-    drafter_ = std::make_unique<ModelDrafter>(*draft_.pass, target_config_.n_vocab);
   }
   const int64_t start = clock_.now_ns();
   RETURN_IF_ERROR(target_.model->load(*target_.files, *target_.queue, part_of("loading the target")));
@@ -223,10 +280,27 @@ Status Engine::load(const LoadProgress& progress) {
   RETURN_IF_ERROR(create_cache(target_, plan_.slots));
   if (target_.cache != nullptr) target_.cache->set_trace(options_.trace);
   target_.pass->set_trace(options_.trace);
+  create_drafters();
   // Until more is known: what loading has shown.
   const double rate = load_s > 0 ? static_cast<double>(target_.model->dense_bytes()) / load_s : 0;
   schedule_->start(target_, draft_.model != nullptr ? &draft_ : nullptr, rate, clock_);
   return {};
+}
+
+void Engine::create_drafters() {
+  const int32_t n_vocab = target_config_.n_vocab;
+  for (const std::string& name : drafter_names_) {
+    if (name == "model") {
+      drafters_.push_back(std::make_unique<ModelDrafter>(*draft_.pass, n_vocab));
+    } else if (name == "shared-kv") {
+      drafters_.push_back(std::make_unique<TargetKvDrafter>(TargetKvDrafter::Kind::kSharedKv, *draft_.pass, n_vocab));
+    } else if (name == "ngram") {
+      drafters_.push_back(std::make_unique<NgramDrafter>(*options_.context));
+    } else if (options_.drafter != "auto" || plan_.slots < target_.model->layout().total_experts()) {
+      // With every expert in memory the target would draft at the price of its own tokens.
+      drafters_.push_back(std::make_unique<TargetKvDrafter>(TargetKvDrafter::Kind::kResident, *target_.pass, n_vocab));
+    }
+  }
 }
 
 }  // namespace drafthorse

@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,6 +36,18 @@ namespace drafthorse {
 
 inline constexpr int32_t kMaxDraftDepth = 64;
 inline constexpr int32_t kMaxAutoDepth = 64;
+// The same without a draft model: memory for so many logits is taken from the experts even where nothing is drafted.
+inline constexpr int32_t kMaxOwnAutoDepth = 32;
+inline constexpr std::string_view kDefaultDrafter = "auto";
+// The names that EngineOptions::drafter takes.
+//   auto       with a draft model that and ngram, else resident and ngram: per step, by what they bring
+//   model      the draft model
+//   shared-kv  the draft model, reading the target's KV cache: the same model at fewer bits
+//   ngram      what followed the last time the text ended as it ends now
+//   resident   the target itself with the experts that are in memory
+//   none
+std::vector<std::string> drafter_names();
+
 // Prompt positions at which draft and target are compared before anything is generated.
 inline constexpr int32_t kScoredPositions = 24;
 
@@ -45,7 +58,8 @@ using QueueFactory = std::function<Result<std::unique_ptr<ReadQueue>>(const File
 
 struct EngineOptions {
   std::string target_path;
-  std::string draft_path;              // empty: no draft
+  std::string draft_path;  // empty: no draft model
+  std::string drafter{kDefaultDrafter};
   std::optional<uint64_t> ram_bytes;   // default: what the machine and its cgroups leave, less a reserve
   std::optional<int32_t> context;      // tokens; default 4096. Lowered to what the model was trained for
   std::optional<int32_t> draft_depth;  // default: chosen while running
@@ -90,8 +104,8 @@ class Engine {
   std::unique_ptr<Sampler> create_sampler() const;
   LoadedModel& target() { return target_; }
   const LoadedModel& target() const { return target_; }
-  const LoadedModel& draft() const { return draft_; }  // its model is nullptr without a draft
-  Drafter* drafter() const { return drafter_.get(); }  // nullptr without a draft
+  const LoadedModel& draft() const { return draft_; }  // its model is nullptr without a draft model
+  std::span<const std::unique_ptr<Drafter>> drafters() const { return drafters_; }
   ScheduleLink& schedule() const { return *schedule_; }
   const Clock& clock() const { return clock_; }
   const EngineOptions& options() const { return options_; }  // with defaults filled in
@@ -100,7 +114,7 @@ class Engine {
   const MemoryLedger& ledger() const { return ledger_; }
   const MemoryPlan& memory_plan() const { return plan_; }
   uint64_t ram_budget_bytes() const { return *options_.ram_bytes; }
-  // Without the tokenizer's arrays. draft_index() only with a draft.
+  // Without the tokenizer's arrays. draft_index() only with a draft model.
   const GgufIndex& target_index() const { return *target_index_; }
   const GgufIndex& draft_index() const { return *draft_index_; }
   // Things a user should hear once: fallbacks taken, limits lowered.
@@ -116,6 +130,9 @@ class Engine {
   Status check_interrupted() const;
   int32_t draft_depth_limit() const;
   Status read_files();
+  Status choose_drafters();
+  bool drafts_with(std::string_view name) const;
+  void create_drafters();
   Status create_models();
   Status plan();
   Status load(const LoadProgress& progress);
@@ -135,7 +152,8 @@ class Engine {
   std::unique_ptr<Compute> compute_;
   LoadedModel target_;
   LoadedModel draft_;
-  std::unique_ptr<Drafter> drafter_;
+  std::vector<std::string> drafter_names_;  // those to use
+  std::vector<std::unique_ptr<Drafter>> drafters_;
   std::unique_ptr<ScheduleLink> schedule_;
   MemoryLedger ledger_;
   MemoryPlan plan_;

@@ -146,6 +146,10 @@ Result<DraftSuitability> describe_draft(const std::string& draft, const std::str
                                ? "it has the target's shape: if it is the same model at fewer bits, the two will "
                                  "mostly agree"
                                : "it is another model: how often the two agree shows when it runs");
+  const std::string not_shared = why_not_share_kv(a, b);
+  out.remarks.push_back(not_shared.empty()
+                            ? "it can work on the target's KV cache and needs none of its own (--drafter shared-kv)"
+                            : fmt::format("it needs a KV cache of its own: {}", not_shared));
   if (b.context_trained < a.context_trained) {
     out.remarks.push_back(
         fmt::format("it was trained for {} tokens, the target for {}: beyond that it will guess "

@@ -10,8 +10,12 @@ Session::Session(Engine& engine) : Session(engine, engine.create_sampler()) {}
 
 Session::Session(Engine& engine, std::unique_ptr<Sampler> sampler)
     : engine_(engine), target_(engine.target()), sampler_(std::move(sampler)) {
-  if (engine.drafter() != nullptr && !engine.options().draft_depth) {
-    depth_policy_.emplace(std::min(kMaxAutoDepth, target_.model->workspace().shape().max_window - 1));
+  std::vector<PolicyDrafter> drafters;
+  for (const auto& drafter : engine.drafters()) {
+    drafters.push_back({std::string(drafter->name()), drafter->name() == "resident"});
+  }
+  if (!drafters.empty() && !engine.options().draft_depth) {
+    drafter_policy_.emplace(std::move(drafters), target_.model->workspace().shape().max_window - 1);
   }
 }
 
@@ -35,28 +39,27 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
   engine_.schedule().end_cycle(0);
   const int32_t common = common_length(prompt);
   target_.model->kv().truncate(common);
-  if (engine_.drafter() != nullptr) engine_.drafter()->truncate(common);
+  for (const auto& drafter : engine_.drafters()) drafter->truncate(common);
   // Should the prompt fail halfway, this much is known.
   text_.assign(prompt.begin(), prompt.begin() + common);
   stop_ = StopReason::kNone;
   stop_text_ = StopText(stop_texts_);
   stats_ = {};
+  for (const auto& drafter : engine_.drafters()) stats_.drafters.push_back({.name = std::string(drafter->name())});
   const int64_t start = engine_.clock().now_ns();
   if (target_.cache != nullptr) target_.cache->reset_stats();
   // All but the last token: the first step verifies that one like any other.
   const auto kept = static_cast<size_t>(common);
   const std::span<const int32_t> body = prompt.subspan(kept, prompt.size() - 1 - kept);
-  const int32_t scored = depth_policy_ && !primed_ ? std::min({kScoredPositions, static_cast<int32_t>(body.size()),
-                                                               target_.model->workspace().shape().max_window})
-                                                   : 0;
+  const int32_t scored = drafter_policy_ && drafter_policy_->cycles() == 0
+                             ? std::min({kScoredPositions, static_cast<int32_t>(body.size()),
+                                         target_.model->workspace().shape().max_window})
+                             : 0;
   if (!body.empty()) {
     RETURN_IF_ERROR(target_.pass->run(body, scored, progress));
     target_.pass->record_prompt();
   }
-  if (engine_.drafter() != nullptr) {
-    ASSIGN_OR_RETURN(const std::vector<int32_t> choices, engine_.drafter()->prepare(prompt, scored, *sampler_));
-    if (static_cast<int32_t>(choices.size()) == scored && scored > 0) prime_depth_policy(choices, prompt.size());
-  }
+  RETURN_IF_ERROR(prepare_drafters(prompt, scored));
   if (Trace* trace = engine_.options().trace; trace != nullptr) {
     trace->span(Span::kPrompt, static_cast<int64_t>(prompt.size()), start, engine_.clock().now_ns());
   }
@@ -75,18 +78,29 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
   return {};
 }
 
-// What the prompt tells about drafting: how often the draft says what the target says, and how fast the union of
-// experts grows with the window.
-void Session::prime_depth_policy(std::span<const int32_t> draft_choices, size_t prompt_tokens) {
-  int32_t agreed = 0;
-  const size_t first = prompt_tokens - draft_choices.size();
-  for (size_t i = 0; i < draft_choices.size(); ++i) {
-    const std::span<const float> logits = target_.pass->logits(static_cast<int32_t>(i));
-    if (sampler_->choose_freely(logits, first + i) == draft_choices[i]) ++agreed;
+// The drafters read the prompt, which tells about drafting: how often each says what the target says, and how fast the
+// union of experts grows with the window.
+Status Session::prepare_drafters(std::span<const int32_t> prompt, int32_t scored) {
+  const size_t first = prompt.size() - 1 - static_cast<size_t>(scored);
+  std::vector<int32_t> target_choices;
+  for (int32_t i = 0; i < scored; ++i) {
+    target_choices.push_back(sampler_->choose_freely(target_.pass->logits(i), first + static_cast<size_t>(i) + 1));
   }
-  primed_ = true;
-  depth_policy_->prime({agreed, static_cast<int>(draft_choices.size()),
-                        target_.pass->distinct_by_window(target_.model->workspace().shape().max_window)});
+  for (int32_t drafter = 0; const auto& one : engine_.drafters()) {
+    ASSIGN_OR_RETURN(const std::vector<int32_t> choices, one->prepare(prompt, scored, *sampler_));
+    PromptObservation seen;
+    for (size_t i = 0; i < choices.size() && choices.size() == target_choices.size(); ++i) {
+      if (choices[i] == kNoToken) continue;
+      ++seen.positions;
+      if (choices[i] == target_choices[i]) ++seen.agreed;
+    }
+    if (seen.positions > 0 && !drafter_policy_->policy(drafter).primed()) {
+      seen.distinct_by_window = target_.pass->distinct_by_window(target_.model->workspace().shape().max_window);
+      drafter_policy_->prime(drafter, std::move(seen));
+    }
+    ++drafter;
+  }
+  return {};
 }
 
 // Adds a chosen token to the text. False: the text ends with it, or it ends the text.
@@ -112,13 +126,27 @@ Status Session::no_token_left() const {
   return runtime_error("the grammar allows none of the model's tokens here: it cannot be completed");
 }
 
-// The depth for the next step: no deeper than what can still be generated and what the context has room for.
-int32_t Session::choose_depth() {
-  if (engine_.drafter() == nullptr) return 0;
+// Who drafts for the next step, and how deep: no deeper than what can still be generated and the context has room for.
+DraftChoice Session::choose_draft() {
+  if (engine_.drafters().empty()) return {};
   int64_t room = engine_.context() - static_cast<int64_t>(text_.size()) - 1;
   if (token_limit_ >= 0) room = std::min(room, token_limit_ - stats_.generated_tokens - 1);
   const auto most = static_cast<int32_t>(std::clamp<int64_t>(room, 0, kMaxDraftDepth));
-  return depth_policy_ ? depth_policy_->next_depth(most) : std::min(*engine_.options().draft_depth, most);
+  if (!drafter_policy_) return {0, std::min(*engine_.options().draft_depth, most)};
+  std::vector<int> rooms;
+  foreseen_.clear();
+  for (const auto& drafter : engine_.drafters()) {
+    rooms.push_back(drafter->reach(text_, most));
+    foreseen_.push_back(drafter->foresight(text_, most));
+  }
+  return drafter_policy_->next(rooms);
+}
+
+Status Session::draft(const DraftChoice& choice, std::vector<int32_t>& drafted) {
+  if (choice.depth == 0) return {};
+  ASSIGN_OR_RETURN(drafted,
+                   engine_.drafters()[static_cast<size_t>(choice.drafter)]->draft(text_, choice.depth, *sampler_));
+  return {};
 }
 
 Result<std::vector<int32_t>> Session::decode_step() {
@@ -129,14 +157,13 @@ Result<std::vector<int32_t>> Session::decode_step() {
   const int64_t start = engine_.clock().now_ns();
 
   // 1. Draft.
-  const int32_t depth = choose_depth();
+  const DraftChoice choice = choose_draft();
   Trace* const trace = engine_.options().trace;
-  if (trace != nullptr && engine_.drafter() != nullptr) trace->depth(depth, explain_depth(), start);
-  engine_.schedule().begin_cycle(depth);
+  if (trace != nullptr && !engine_.drafters().empty()) trace->depth(choice.depth, explain_draft(choice), start);
+  // Only a draft model's passes tell what the target will ask for; it is the first drafter where there is one.
+  engine_.schedule().begin_cycle(engine_.draft().model != nullptr && choice.drafter == 0 ? choice.depth : 0);
   std::vector<int32_t> drafted;
-  if (engine_.drafter() != nullptr) {
-    ASSIGN_OR_RETURN(drafted, engine_.drafter()->draft(text_, depth, *sampler_));
-  }
+  RETURN_IF_ERROR(draft(choice, drafted));
   const int64_t draft_ns = engine_.clock().now_ns() - start;
 
   // 2. Verify: the last token of the text and all drafted ones in one pass.
@@ -154,6 +181,7 @@ Result<std::vector<int32_t>> Session::decode_step() {
   }
 
   // 3. Accept: as long as the draft said what the target says; the target's own token at the first difference.
+  const size_t length = text_.size();
   int32_t accepted = 0;
   for (size_t i = 0; i < window.size(); ++i) {
     const int32_t proposed = i < drafted.size() ? drafted[i] : kNoToken;
@@ -167,16 +195,31 @@ Result<std::vector<int32_t>> Session::decode_step() {
   target_.model->kv().truncate(committed + 1 + accepted);
   target_.pass->record_committed(1 + accepted);
   engine_.schedule().end_cycle(1 + accepted);
-  if (engine_.drafter() != nullptr) engine_.drafter()->accept(accepted);
+  if (choice.depth > 0) engine_.drafters()[static_cast<size_t>(choice.drafter)]->accept(accepted);
 
   stats_.generated_tokens += static_cast<int64_t>(added.size());
   stats_.decode_s += seconds(engine_.clock().now_ns() - start);
-  note_step(static_cast<int32_t>(drafted.size()), accepted, draft_ns);
+  if (drafter_policy_) look_back(choice, length);
+  note_step(choice.drafter, static_cast<int32_t>(drafted.size()), accepted, draft_ns);
   if (added.empty() && stop_ == StopReason::kNone) return no_token_left();
   return added;
 }
 
-void Session::note_step(int32_t depth, int32_t accepted, int64_t draft_ns) {
+// The step is done and the text was `length` tokens long before: how good were drafters whose draft was not verified?
+void Session::look_back(const DraftChoice& choice, size_t length) {
+  const std::span<const int32_t> added = std::span(text_).subspan(length);
+  for (size_t i = 0; i < foreseen_.size(); ++i) {
+    if (choice.depth > 0 && static_cast<size_t>(choice.drafter) == i) continue;
+    const auto reached = static_cast<std::ptrdiff_t>(std::min(foreseen_[i].size(), added.size()));
+    const auto differs = std::mismatch(added.begin(), added.begin() + reached, foreseen_[i].begin());
+    if (reached > 0) {
+      drafter_policy_->hindsight(static_cast<int>(i), static_cast<int>(reached),
+                                 static_cast<int>(differs.first - added.begin()));
+    }
+  }
+}
+
+void Session::note_step(int32_t drafter, int32_t depth, int32_t accepted, int64_t draft_ns) {
   const PassStats& pass = target_.pass->stats();
   if (stats_.steps == 0) stats_.ttft_s = stats_.prefill_s + stats_.decode_s;
   ++stats_.steps;
@@ -196,20 +239,33 @@ void Session::note_step(int32_t depth, int32_t accepted, int64_t draft_ns) {
     ++stats_.reached_by_position[i];
     if (i < accepted) ++stats_.accepted_by_position[i];
   }
+  if (depth > 0) {
+    DrafterStats& by = stats_.drafters[static_cast<size_t>(drafter)];
+    ++by.steps;
+    by.drafted_tokens += depth;
+    by.accepted_tokens += accepted;
+    by.draft_s += seconds(draft_ns);
+  }
   if (target_.cache != nullptr) {
     stats_.decode_layers = target_.cache->stats();
     stats_.forecast_layers = engine_.schedule().scheduler()->stats();
   }
-  if (depth_policy_) {
-    depth_policy_->observe({depth, accepted, seconds(draft_ns), seconds(pass.duration_ns), seconds(pass.stall_ns),
-                            pass.missing_by_prefix});
+  if (drafter_policy_) {
+    drafter_policy_->observe({depth, accepted, seconds(draft_ns), seconds(pass.duration_ns), seconds(pass.stall_ns),
+                              pass.missing_by_prefix});
   }
 }
 
+std::string Session::explain_draft(const DraftChoice& choice) const {
+  const std::string_view name = engine_.drafters()[static_cast<size_t>(choice.drafter)]->name();
+  if (!drafter_policy_ || choice.depth == 0) return explain_depth();
+  return fmt::format("{} drafts; {}", name, explain_depth());
+}
+
 std::string Session::explain_depth() const {
-  if (engine_.drafter() == nullptr) return {};
-  if (depth_policy_) return depth_policy_->explain();
-  return fmt::format("depth {}: as asked for", *engine_.options().draft_depth);
+  if (engine_.drafters().empty()) return {};
+  if (drafter_policy_) return drafter_policy_->explain();
+  return fmt::format("{}, depth {}: as asked for", engine_.drafters()[0]->name(), *engine_.options().draft_depth);
 }
 
 }  // namespace drafthorse

@@ -13,7 +13,7 @@
 #include "engine/stats.h"
 #include "engine/stop_text.h"
 #include "model/sampler.h"
-#include "plan/depth_policy.h"
+#include "plan/drafter_policy.h"
 
 namespace drafthorse {
 
@@ -49,23 +49,26 @@ class Session {
   StopReason stop_reason() const { return stop_; }
   std::span<const int32_t> text() const { return text_; }
   const SessionStats& stats() const { return stats_; }
-  // Why this depth, in words; empty without a draft.
+  // Who drafts how much, and why, in words; empty without a drafter.
   std::string explain_depth() const;
 
  private:
   int32_t common_length(std::span<const int32_t> prompt) const;
   bool append(int32_t token);
   Status no_token_left() const;
-  void prime_depth_policy(std::span<const int32_t> draft_choices, size_t prompt_tokens);
-  int32_t choose_depth();
-  void note_step(int32_t depth, int32_t accepted, int64_t draft_ns);
+  Status prepare_drafters(std::span<const int32_t> prompt, int32_t scored);
+  DraftChoice choose_draft();
+  std::string explain_draft(const DraftChoice& choice) const;
+  Status draft(const DraftChoice& choice, std::vector<int32_t>& drafted);
+  void look_back(const DraftChoice& choice, size_t length);
+  void note_step(int32_t drafter, int32_t depth, int32_t accepted, int64_t draft_ns);
 
   Engine& engine_;
   LoadedModel& target_;
   std::unique_ptr<Sampler> sampler_;
-  std::optional<DepthPolicy> depth_policy_;  // none where the depth is fixed
-  bool primed_ = false;
-  std::vector<int32_t> text_;  // prompt and generated; all but the last token are in the KV cache
+  std::optional<DrafterPolicy> drafter_policy_;  // none where drafter and depth are fixed
+  std::vector<std::vector<int32_t>> foreseen_;   // by drafter: what it would have said in the step under way
+  std::vector<int32_t> text_;                    // prompt and generated; all but the last token are in the KV cache
   int64_t token_limit_ = -1;
   std::vector<std::string> stop_texts_;
   StopText stop_text_{{}};

@@ -2,12 +2,22 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "expert/cache.h"
 #include "schedule/scheduler.h"
 
 namespace drafthorse {
+
+// What one drafter drafted while decoding.
+struct DrafterStats {
+  std::string name;
+  int64_t steps = 0;  // that it drafted for
+  int64_t drafted_tokens = 0;
+  int64_t accepted_tokens = 0;
+  double draft_s = 0;
+};
 
 struct SessionStats {
   int64_t prompt_tokens = 0;
@@ -25,6 +35,7 @@ struct SessionStats {
   std::vector<int64_t> depth_histogram;      // steps by depth
   std::vector<int64_t> reached_by_position;  // draft positions whose predecessors were all accepted
   std::vector<int64_t> accepted_by_position;
+  std::vector<DrafterStats> drafters;               // all there are
   std::vector<LayerCacheStats> prefill_layers;      // by layer, prefill only
   std::vector<LayerCacheStats> decode_layers;       // by layer, decoding only
   std::vector<LayerForecastStats> forecast_layers;  // by layer, decoding only

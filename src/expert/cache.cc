@@ -76,7 +76,7 @@ ExpertCache::~ExpertCache() {
 }
 
 void ExpertCache::demand(LayerId layer, std::span<const ExpertId> experts) {
-  CHECK(demanded_.empty());
+  CHECK(demanded_.empty() && borrowed_.empty());
   demand_layer_ = layer;
   demand_error_ = {};
   // This layer's turn has come: what was read ahead for it and is not demanded now was read in vain.
@@ -326,11 +326,11 @@ Status ExpertCache::wait_for(ExpertId expert) {
   return {};
 }
 
-ops::ExpertWeights ExpertCache::weights(ExpertId expert) const {
-  const int32_t index_of_slot = slot_of({demand_layer_, expert});
+ops::ExpertWeights ExpertCache::weights(ExpertKey key) const {
+  const int32_t index_of_slot = slot_of(key);
   CHECK(index_of_slot != kNoSlot && slots_[index_of_slot].pinned);
-  const ExpertLayer& layer = layout_.layers[index(demand_layer_)];
-  const auto& extents = layer.experts[index(expert)];
+  const ExpertLayer& layer = layout_.layers[index(key.layer)];
+  const auto& extents = layer.experts[index(key.expert)];
   std::array<const std::byte*, kMaxExpertExtents> payload{};
   const std::byte* region = slot_data(index_of_slot);
   for (int i = 0; i < layer.n_extents; ++i) {
@@ -368,6 +368,20 @@ void ExpertCache::abandon() {
   for (Slot& slot : slots_) slot.read_ahead = false;
   demanded_.clear();
   demand_error_ = {};
+}
+
+void ExpertCache::borrow(LayerId layer, std::span<const ExpertId> experts) {
+  CHECK(demanded_.empty() && borrowed_.empty());
+  for (const ExpertId expert : experts) {
+    CHECK(resident({layer, expert}));
+    slots_[slot_of({layer, expert})].pinned = true;
+    borrowed_.push_back({layer, expert});
+  }
+}
+
+void ExpertCache::give_back() {
+  for (const ExpertKey key : borrowed_) slots_[slot_of(key)].pinned = false;
+  borrowed_.clear();
 }
 
 Prefetched ExpertCache::prefetch(ExpertKey key, Admission admission) {

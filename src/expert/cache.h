@@ -92,10 +92,17 @@ class ExpertCache {
   // Blocks until this demanded expert is resident and hands it out.
   Status wait_for(ExpertId expert);
   // Where a handed-out expert's matrices lie. Valid until its release.
-  ops::ExpertWeights weights(ExpertId expert) const;
+  ops::ExpertWeights weights(ExpertId expert) const { return weights({demand_layer_, expert}); }
+  // The same of a pinned one, handed out or borrowed.
+  ops::ExpertWeights weights(ExpertKey key) const;
   void release(ExpertId expert);
   // Ends the demand after an error or an interruption: everything unpinned, reads that nobody wants drained.
   void abandon();
+
+  // --- a pass over what is there and nothing else: no demand, no statistics, no histories, nothing read or evicted.
+  // Pins resident experts of one layer until give_back(). Not during a demand.
+  void borrow(LayerId layer, std::span<const ExpertId> experts);
+  void give_back();
 
   // --- hints
   // Reads the expert if it is absent and a slot can be had without touching pinned ones.
@@ -207,6 +214,7 @@ class ExpertCache {
 
   LayerId demand_layer_{};
   std::vector<Demanded> demanded_;  // in the order asked for
+  std::vector<ExpertKey> borrowed_;
   Status demand_error_;
 
   Trace* trace_ = nullptr;

@@ -1,6 +1,7 @@
 #include "forward/forward_pass.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace drafthorse {
 
@@ -240,6 +241,59 @@ Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
   stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
   add_sum(count);
   return {};
+}
+
+Status ForwardPass::run_among_residents(int32_t token) {
+  CHECK(cache_ != nullptr);
+  KvCache& kv = model_.kv();
+  CHECK(kv.length() < kv.context());
+  model_.embed({&token, 1}, kv.length());
+  for (int32_t i = 0; i < model_.config().n_layer; ++i) {
+    if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
+    model_.attention(LayerId{i}, 0, 1);
+    cache_->poll();  // reads under way go on
+    if (model_.is_moe_layer(LayerId{i})) experts_among_residents(LayerId{i});
+  }
+  model_.head(0, 1);
+  kv.extend(1);
+  return {};
+}
+
+void ForwardPass::experts_among_residents(LayerId layer) {
+  const ModelConfig& config = model_.config();
+  const float* router_logits = model_.workspace().router_logits;
+  std::vector<float> logits(router_logits, router_logits + config.n_expert);
+  const auto absent = [&](ExpertId expert) { return !cache_->resident({layer, expert}); };
+  bool any = false;
+  for (int32_t e = 0; e < config.n_expert; ++e) {
+    if (absent(ExpertId{e}))
+      logits[e] = -std::numeric_limits<float>::infinity();
+    else
+      any = true;
+  }
+  if (!any) return;  // this layer adds nothing
+  std::vector<RoutedExpert> routes(static_cast<size_t>(config.n_expert_used));
+  route_token(logits, config, routes);
+  // Where fewer are there than a token uses, those share its weight.
+  std::erase_if(routes, [&](const RoutedExpert& one) { return absent(one.expert); });
+  std::vector<ExpertId> experts;
+  for (const RoutedExpert& one : routes) experts.push_back(one.expert);
+  cache_->borrow(layer, experts);
+  work_.clear();
+  for (const ExpertId expert : experts) {
+    const auto row = static_cast<int32_t>(work_.size());
+    work_.push_back({cache_->weights({layer, expert}), row, row + 1});
+  }
+  token_of_row_.assign(experts.size(), 0);
+  compute(layer, token_of_row_);
+  cache_->give_back();
+  clear_sum(1);
+  for (size_t row = 0; row < routes.size(); ++row) {
+    ops::accumulate(model_.workspace().expert_sum,
+                    model_.workspace().expert_output + row * static_cast<size_t>(config.n_embd), routes[row].weight,
+                    config.n_embd);
+  }
+  add_sum(1);
 }
 
 // A long prompt uses nearly all experts of the next layer, whatever its routing: read them while this one computes.

@@ -47,6 +47,10 @@ class ForwardPass {
   // On error (a read that stays broken, kInterrupted) the KV cache's length is what it was.
   Status run(std::span<const int32_t> tokens, int32_t logits_wanted, const std::function<void(double)>& progress = {});
 
+  // One token, routed among the experts that are resident: an approximation that waits for nothing and leaves the
+  // expert cache as it is. Its logits are in column 0, the KV cache is extended by its row. For a MoE model.
+  Status run_among_residents(int32_t token);
+
   // Of the last run (of a long one its last part): how many distinct experts, over all layers, windows of 1, 2, .. most
   // tokens used on average. As long as the run allows; empty for a dense model.
   std::vector<double> distinct_by_window(int32_t most) const;
@@ -66,6 +70,7 @@ class ForwardPass {
   void note_prefixes(LayerId layer, int32_t count);
   Status experts_by_arrival(LayerId layer, int32_t count);
   Status experts_in_order(LayerId layer, int32_t count);
+  void experts_among_residents(LayerId layer);
   void clear_sum(int32_t count);  // of the experts' outputs, for the first `count` tokens
   void add_sum(int32_t count);    // to the residual
   // Computes work_, whose rows read the tokens given.

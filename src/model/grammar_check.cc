@@ -18,7 +18,7 @@ constexpr int kMostNesting = 100;
 constexpr uint64_t kMostRules = 10'000;      // groups and repetitions make rules of their own
 constexpr uint64_t kMostElements = 200'000;  // characters and references, repetitions written out
 constexpr double kMostPaths = 1e6;           // of first steps through the rules
-constexpr double kMostBeginnings = 4096;     // of one rule: libllama compares each with each, at every token
+constexpr double kMostBeginnings = 1024;     // of one rule: libllama compares each with each, at every token
 
 struct Item {
   int rule = -1;  // -1: characters or a token, never empty

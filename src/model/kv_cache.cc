@@ -1,5 +1,9 @@
 #include "model/kv_cache.h"
 
+#include <fmt/format.h>
+
+#include <cstring>
+
 #include "base/units.h"
 
 namespace drafthorse {
@@ -16,6 +20,32 @@ uint64_t tensor_bytes(const ModelConfig& config, int32_t context) {
 int tensors_per_layer(const ModelConfig& config) { return config.is_latent() ? 1 : 2; }
 
 }  // namespace
+
+std::string why_not_share_kv(const ModelConfig& target, const ModelConfig& draft) {
+  const auto differ = [](std::string_view what, auto of_target, auto of_draft) {
+    return of_target == of_draft ? std::string()
+                                 : fmt::format("it has {} {}, the target {}", of_draft, what, of_target);
+  };
+  for (const std::string& reason : {
+           target.architecture == draft.architecture
+               ? std::string()
+               : fmt::format("its architecture is {}, the target's {}", draft.architecture, target.architecture),
+           differ("layers", target.n_layer, draft.n_layer),
+           differ("channels", target.n_embd, draft.n_embd),
+           differ("attention heads", target.n_head, draft.n_head),
+           differ("key/value heads", target.n_head_kv, draft.n_head_kv),
+           differ("channels per head", target.head_dim, draft.head_dim),
+           differ("rotated channels per head", target.rope_dims, draft.rope_dims),
+           // Nothing cached, but a model with others is another model.
+           differ("experts per layer", target.n_expert, draft.n_expert),
+       }) {
+    if (!reason.empty()) return reason;
+  }
+  if (target.rope_base != draft.rope_base || target.rope_frequency_scale != draft.rope_frequency_scale) {
+    return "it rotates keys by other frequencies than the target";
+  }
+  return {};
+}
 
 uint64_t KvCache::bytes_needed(const ModelConfig& config, int32_t context) {
   const auto tensors = static_cast<uint64_t>(config.n_layer * tensors_per_layer(config));
@@ -46,6 +76,35 @@ Result<KvCache> KvCache::reserve(const ModelConfig& config, int32_t context) {
 void KvCache::extend(int32_t count) {
   CHECK(count >= 0 && length_ + count <= context_);
   length_ += count;
+}
+
+std::vector<std::byte> KvCache::copy_rows(int32_t first, int32_t count) const {
+  CHECK(first >= 0 && count >= 0 && first + count <= context_);
+  std::vector<std::byte> rows;
+  for (const auto* tensors : {&keys_, &values_}) {
+    for (const ggml_tensor* tensor : *tensors) {
+      const auto* begin = static_cast<const std::byte*>(tensor->data) + static_cast<size_t>(first) * tensor->nb[1];
+      rows.insert(rows.end(), begin, begin + static_cast<size_t>(count) * tensor->nb[1]);
+    }
+  }
+  return rows;
+}
+
+void KvCache::restore_rows(int32_t first, std::span<const std::byte> rows) {
+  size_t row_bytes = 0;
+  for (const auto* tensors : {&keys_, &values_}) {
+    for (const ggml_tensor* tensor : *tensors) row_bytes += tensor->nb[1];
+  }
+  const size_t count = rows.size() / row_bytes;
+  CHECK(count * row_bytes == rows.size() && static_cast<size_t>(first) + count <= static_cast<size_t>(context_));
+  for (const auto* tensors : {&keys_, &values_}) {
+    for (const ggml_tensor* tensor : *tensors) {
+      const size_t bytes = count * tensor->nb[1];
+      std::memcpy(static_cast<std::byte*>(tensor->data) + static_cast<size_t>(first) * tensor->nb[1], rows.data(),
+                  bytes);
+      rows = rows.subspan(bytes);
+    }
+  }
 }
 
 void KvCache::truncate(int32_t length) {

@@ -7,13 +7,20 @@
 
 #include <ggml.h>
 
+#include <cstddef>
 #include <memory>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "backend/compute.h"
 #include "model/config.h"
 
 namespace drafthorse {
+
+// Why a model like `draft` cannot work on the KV cache of one like `target`, as a clause about the draft; empty where
+// the shapes allow it. Whether the rows mean the same to both only their acceptance tells.
+std::string why_not_share_kv(const ModelConfig& target, const ModelConfig& draft);
 
 class KvCache {
  public:
@@ -36,6 +43,11 @@ class KvCache {
 
   // The window at [length, length + count) has been written.
   void extend(int32_t count);
+  // The bytes of rows [first, first + count), all layers; and back to where they were: for a pass that borrows the
+  // rows.
+  std::vector<std::byte> copy_rows(int32_t first, int32_t count) const;
+  void restore_rows(int32_t first, std::span<const std::byte> rows);
+
   // Forgets positions from `length` on. `length` is at most the present one.
   void truncate(int32_t length);
 

@@ -64,7 +64,9 @@ Result<std::unique_ptr<Model>> Model::create(const GgufIndex& index, const Model
   RETURN_IF_ERROR(declarations.finish());
   model->layout_ = std::move(declarations.layout());
   ASSIGN_OR_RETURN(model->dense_, DenseWeights::reserve(declarations));
-  ASSIGN_OR_RETURN(model->kv_, KvCache::reserve(config, options.context));
+  if (options.kv == nullptr) {
+    ASSIGN_OR_RETURN(model->own_kv_, KvCache::reserve(config, options.context));
+  }
   ASSIGN_OR_RETURN(model->workspace_, Workspace::reserve(config, model->layout_, options.workspace));
   model->measure_scratch();
   return model;
@@ -133,7 +135,7 @@ void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
                            static_cast<uint64_t>(config_.n_expert_used) *
                            (8 * static_cast<uint64_t>(config_.n_layer) + 8);
   ledger.add(prefix + "dense weights", dense_.bytes());
-  ledger.add(prefix + "KV cache", kv_.bytes());
+  if (!shares_kv()) ledger.add(prefix + "KV cache", own_kv_.bytes());
   const uint64_t attention = ops::attention_workspace_bytes(
       attention_.shape, std::min(kStageTokens, options_.workspace.columns), options_.context);
   ledger.add(prefix + "activations", workspace_.bytes() + scratch_bytes_ + routing + attention + probe_logits_.bytes());
@@ -166,7 +168,7 @@ std::unique_ptr<Model::Graph> Model::build_attention(LayerId layer, int32_t firs
       column_view(*graph, GGML_TYPE_I32, workspace_.positions, 1, first, count),
       column_view(*graph, GGML_TYPE_I64, workspace_.kv_rows, 1, first, count),
   };
-  const LayerStage stage = family_->build_layer(builder, weights_, kv_, index(layer), inputs);
+  const LayerStage stage = family_->build_layer(builder, weights_, kv(), index(layer), inputs);
   // Results go straight to their columns. The sum into the residual may overwrite its own input, element by element.
   const auto place = [&](ggml_tensor* tensor, const void* base, uint64_t row_bytes) {
     workspace_.buffer().place(tensor, workspace_.offset_of(base) + row_bytes * static_cast<uint64_t>(first));
@@ -213,7 +215,7 @@ void Model::run(Graph& graph) {
 
 void Model::embed(std::span<const int32_t> tokens, int32_t first_position) {
   CHECK(static_cast<int32_t>(tokens.size()) <= options_.workspace.columns);
-  CHECK(first_position + static_cast<int32_t>(tokens.size()) <= kv_.context());
+  CHECK(first_position + static_cast<int32_t>(tokens.size()) <= kv().context());
   for (size_t i = 0; i < tokens.size(); ++i) {
     CHECK(tokens[i] >= 0 && tokens[i] < config_.n_vocab);
     workspace_.tokens[i] = tokens[i];

@@ -33,6 +33,7 @@ struct ModelOptions {
   int32_t context = 0;  // positions of the KV cache
   WorkspaceShape workspace;
   ops::Isa isa = ops::best_isa();
+  KvCache* kv = nullptr;  // another model's, to read and write instead of one of its own; must outlive the model
 };
 
 // A router applied to a layer's FFN input beside the layer's own: where another layer, or another model, would send it.
@@ -69,8 +70,9 @@ class Model {
   const ModelConfig& config() const { return config_; }
   const ExpertLayout& layout() const { return layout_; }
   uint64_t dense_bytes() const { return dense_.bytes(); }
-  KvCache& kv() { return kv_; }
-  const KvCache& kv() const { return kv_; }
+  KvCache& kv() { return options_.kv != nullptr ? *options_.kv : own_kv_; }
+  const KvCache& kv() const { return options_.kv != nullptr ? *options_.kv : own_kv_; }
+  bool shares_kv() const { return options_.kv != nullptr; }
   Workspace& workspace() { return workspace_; }
   const Workspace& workspace() const { return workspace_; }
   WorkerPool& pool() { return compute_.pool(); }
@@ -118,7 +120,7 @@ class Model {
   ModelWeights weights_;
   DenseWeights dense_;
   ExpertLayout layout_;
-  KvCache kv_;
+  KvCache own_kv_;
   Workspace workspace_;
   std::vector<RouterProbe> probes_;
   std::vector<uint64_t> probe_offsets_;  // of each probe's logits, [experts, max_window]

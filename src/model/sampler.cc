@@ -302,9 +302,11 @@ int32_t draw(std::span<const float> p, const Noise& noise) {
 
 }  // namespace
 
-int32_t Sampler::choose_by_residual(std::span<const float> p, std::span<const float> q, size_t position) const {
-  std::vector<float> rest(p.size());
-  for (size_t i = 0; i < p.size(); ++i) rest[i] = std::max(0.0F, p[i] - q[i]);
+int32_t Sampler::choose_by_residual(std::span<const float> p, const Proposal& proposal, size_t position) const {
+  std::vector<float> rest(p.begin(), p.end());
+  const std::span<const float> q = proposal.q;
+  for (size_t i = 0; i < q.size(); ++i) rest[i] = std::max(0.0F, p[i] - q[i]);
+  if (q.empty()) rest[proposal.certain] = 0;
   const Noise noise(options_.seed, NoiseStream::kResidual, position);
   const int32_t token = draw(rest, noise);
   return token != kNoToken ? token : draw(p, noise);  // rounding can leave nothing
@@ -312,9 +314,20 @@ int32_t Sampler::choose_by_residual(std::span<const float> p, std::span<const fl
 
 int32_t Sampler::propose(std::span<const float> logits, std::span<const int32_t> text) {
   if (!options_.rejection || !options_.random()) return choose(logits, text);
-  std::vector<float>& q = proposals_[text.size()];
-  distribution(logits, text, q);
-  return draw(q, Noise(options_.seed, NoiseStream::kDraft, text.size()));
+  Proposal& proposal = proposals_[text.size()];
+  proposal.certain = kNoToken;
+  distribution(logits, text, proposal.q);
+  return draw(proposal.q, Noise(options_.seed, NoiseStream::kDraft, text.size()));
+}
+
+bool Sampler::propose_token(int32_t token, std::span<const int32_t> text) {
+  if (std::find(end_tokens_.begin(), end_tokens_.end(), token) != end_tokens_.end()) return false;
+  if (grammar_ != nullptr) {
+    grammar_->move_to(text.subspan(std::min(prompt_tokens_, text.size())));
+    if (!grammar_->allowed(token)) return false;
+  }
+  if (options_.rejection && options_.random()) proposals_[text.size()] = {{}, token};
+  return true;
 }
 
 int32_t Sampler::decide(std::span<const float> logits, std::span<const int32_t> text, int32_t proposed) {
@@ -322,13 +335,16 @@ int32_t Sampler::decide(std::span<const float> logits, std::span<const int32_t> 
   const size_t position = text.size();
   distribution(logits, text, target_p_);
   if (proposed == kNoToken) return draw(target_p_, Noise(options_.seed, NoiseStream::kToken, position));
-  const auto proposal = proposals_.find(position);
-  CHECK(proposal != proposals_.end());
-  const std::span<const float> q = proposal->second;
+  const auto found = proposals_.find(position);
+  CHECK(found != proposals_.end());
+  const Proposal& proposal = found->second;
+  const std::span<const float> q = proposal.q;
+  CHECK(!q.empty() || proposal.certain == proposed);
+  const double q_proposed = q.empty() ? 1.0 : static_cast<double>(q[proposed]);
   const double u = Noise(options_.seed, NoiseStream::kAccept, position).uniform();
-  const int32_t token = u * static_cast<double>(q[proposed]) < static_cast<double>(target_p_[proposed])
+  const int32_t token = u * q_proposed < static_cast<double>(target_p_[proposed])
                             ? proposed
-                            : choose_by_residual(target_p_, q, position);
+                            : choose_by_residual(target_p_, proposal, position);
   proposals_.erase(proposals_.begin(), proposals_.upper_bound(position));
   return token;
 }

@@ -40,8 +40,8 @@ struct SamplingOptions {
   int32_t repeat_last_n = 64;
   uint64_t seed = 0;
   std::string grammar = {};  // GBNF; empty: none
-  bool ignore_end = false;  // end-of-text tokens are never chosen
-  bool rejection = false;   // needs a draft and a temperature to make a difference
+  bool ignore_end = false;   // end-of-text tokens are never chosen
+  bool rejection = false;    // needs a draft and a temperature to make a difference
 
   bool random() const { return temperature > 0; }
 };
@@ -69,6 +69,9 @@ class Sampler {
 
   // For a draft: what to propose. kNoToken where the grammar allows nothing.
   int32_t propose(std::span<const float> logits, std::span<const int32_t> text);
+  // For a drafter that has a token and no logits: puts it up, as if it were certain of it. False where it cannot follow
+  // (the grammar does not allow it, or the text may not end): nothing is proposed then.
+  bool propose_token(int32_t token, std::span<const int32_t> text);
   // For the target: what follows, where `proposed` was proposed (kNoToken: nothing was). Proposals are forgotten when
   // the next token is proposed for the same place. kNoToken where the grammar allows nothing.
   int32_t decide(std::span<const float> logits, std::span<const int32_t> text, int32_t proposed);
@@ -83,11 +86,16 @@ class Sampler {
 
  private:
   struct Chain;  // libllama's samplers
+  // For rejection: what a proposed token was drawn from.
+  struct Proposal {
+    std::vector<float> q;  // [target's vocabulary]; empty: all of it on `certain`
+    int32_t certain = kNoToken;
+  };
   Sampler(const Tokenizer& tokenizer, const SamplingOptions& options);
   bool truncates() const { return options_.top_k > 0 || options_.top_p < 1 || options_.min_p > 0; }
 
   int32_t choose(std::span<const float> logits, std::span<const int32_t> text);
-  int32_t choose_by_residual(std::span<const float> p, std::span<const float> q, size_t position) const;
+  int32_t choose_by_residual(std::span<const float> p, const Proposal& proposal, size_t position) const;
   // Logits into work_: unusable ones are -inf.
   void load(std::span<const float> logits);
   void penalize(std::span<const int32_t> text);
@@ -108,7 +116,7 @@ class Sampler {
   std::vector<int32_t> ids_;
   std::vector<uint8_t> verdicts_;
   std::vector<float> target_p_;
-  std::map<size_t, std::vector<float>> proposals_;  // q by position, for rejection
+  std::map<size_t, Proposal> proposals_;  // by position
 };
 
 }  // namespace drafthorse

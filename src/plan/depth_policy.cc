@@ -19,15 +19,12 @@ constexpr double kPriorWeight = 2;    // samples the prior counts for
 constexpr double kModelWeight = 1;    // samples the model counts for against measured cycles
 constexpr double kSwitchGain = 1.03;  // another depth must promise this much to be taken
 constexpr double kDraftGain = 1.06;   // drafting must promise this much: it reads more, and estimates are noisy
-constexpr double kLookShare = 0.015;  // of the time, to be spent on looking
 constexpr double kStepGrowth = 0.9;   // of the missing experts a token adds over those of the one before, unseen
 constexpr double kLeastStepGrowth = 0.5;
 constexpr int kReach = 4;                // times the deepest window so far: the model is not believed farther out
 constexpr int kPrimedReach = 8;          // the same, where the prompt has shown agreement and growth
 constexpr int kPrimedFirst = 16;         // the deepest first draft then
 constexpr double kMostPromptWeight = 8;  // samples that the prompt's agreement counts for at most
-// The first cycles: two points of the compute line that cost little where drafting is of no use.
-constexpr int kOpening[] = {0, 2};
 
 }  // namespace
 
@@ -58,8 +55,9 @@ double DepthPolicy::Line::at(double window) const {
   return mean_y + std::clamp(slope, 0.0, mean_y / mean_n) * (window - mean_n);
 }
 
-DepthPolicy::DepthPolicy(int max_depth)
+DepthPolicy::DepthPolicy(int max_depth, bool itself)
     : max_depth_(max_depth),
+      itself_(itself),
       acceptance_(static_cast<size_t>(max_depth)),
       measured_(static_cast<size_t>(max_depth) + 1),
       added_(static_cast<size_t>(max_depth) + 1) {
@@ -115,18 +113,23 @@ double DepthPolicy::missing(int window) const {
   return total;
 }
 
+// Nothing is assumed of another model: trying it once tells.
+double DepthPolicy::draft_seconds() const {
+  return draft_per_token_.weight == 0 && itself_ ? std::max(0.0, compute_.at(1)) : draft_per_token_.value;
+}
+
 double DepthPolicy::expected_seconds(int depth) const {
-  const double model = depth * draft_per_token_.value + std::max(0.0, compute_.at(depth + 1)) +
-                       stall_per_missing_.value * missing(depth + 1);
+  const double model =
+      depth * draft_seconds() + std::max(0.0, compute_.at(depth + 1)) + stall_per_missing_.value * missing(depth + 1);
   const Average& measured = measured_[depth];
   return (measured.value * measured.weight + model * kModelWeight) / (measured.weight + kModelWeight);
 }
 
 double DepthPolicy::rate(int depth) const { return expected_tokens(depth) / std::max(1e-9, expected_seconds(depth)); }
 
-int DepthPolicy::best_depth() const {
-  const int reach =
-      std::min(max_depth_, !primed_ ? kReach * std::max(1, deepest_) : std::max(kPrimedFirst, kPrimedReach * deepest_));
+int DepthPolicy::best_depth(int room) const {
+  const int believed = !primed_ ? kReach * std::max(1, deepest_) : std::max(kPrimedFirst, kPrimedReach * deepest_);
+  const int reach = std::min({max_depth_, room, believed});
   int best = 0;
   for (int depth = 1; depth <= reach; ++depth) {
     if (rate(depth) > rate(best)) best = depth;
@@ -134,49 +137,47 @@ int DepthPolicy::best_depth() const {
   return best;
 }
 
-int DepthPolicy::next_depth(int room) {
-  const int best = best_depth();
+int DepthPolicy::settle(int room) {
+  const int best = best_depth(room);
   if (rate(best) < kDraftGain * rate(0))
     current_ = 0;
-  else if (current_ == 0 || rate(best) > kSwitchGain * rate(current_))
+  else if (current_ == 0 || current_ > room || rate(best) > kSwitchGain * rate(current_))
     current_ = best;
-  int depth = current_;
-  // Where a depth is not run nothing is learnt of it, so what is believed of deeper windows is tried now and then.
-  const int64_t opening = primed_ ? 1 : static_cast<int64_t>(std::size(kOpening));
-  if (cycles_ < opening)
-    depth = kOpening[cycles_];
-  else if (debt_s_ == 0)
-    depth = current_ == 0 ? 1 : 2 * current_;
-  depth = std::min({depth, max_depth_, room});
-  looking_ = cycles_ > 0 && depth > current_;
-  rate_before_look_ = rate(current_);
-  return depth;
+  return current_;
 }
 
+int DepthPolicy::look_depth(int room) const { return std::min({current_ == 0 ? 1 : 2 * current_, max_depth_, room}); }
+
 void DepthPolicy::observe(const CycleObservation& cycle) {
-  ++cycles_;
   deepest_ = std::max(deepest_, cycle.depth);
+  observe_verification(cycle);
+  observe_agreement(cycle.depth, cycle.accepted);
+  if (cycle.depth > 0) {
+    draft_per_token_.add(cycle.draft_s / cycle.depth, kKeep);
+    measured_[cycle.depth].add(cycle.draft_s + cycle.verify_s, 1);
+  }
+}
+
+void DepthPolicy::observe_agreement(int reached, int agreed) {
+  for (int i = 0; i < std::min(reached, max_depth_) && i <= agreed; ++i) acceptance_[i].add(i < agreed ? 1 : 0, 1);
+}
+
+void DepthPolicy::observe_verification(const CycleObservation& cycle) {
+  ++cycles_;
   for (size_t i = 0; i < acceptance_.size(); ++i) {
     // Later positions fade until they lean on the first: what is not drafted any more gets another chance in time.
     if (i > 0 || acceptance_[i].weight > kAcceptanceRest) acceptance_[i].weight *= kAcceptanceKeep;
   }
-  for (int i = 0; i < cycle.depth && i <= cycle.accepted; ++i) acceptance_[i].add(i < cycle.accepted ? 1 : 0, 1);
-  if (cycle.depth > 0) draft_per_token_.add(cycle.draft_s / cycle.depth, kKeep);
   compute_.add(cycle.depth + 1, std::max(0.0, cycle.verify_s - cycle.stall_s), kKeep);
   // What was measured long ago fades: the cache and the text have moved on.
   for (Average& average : measured_) average.weight *= kKeep;
-  measured_[cycle.depth].add(cycle.draft_s + cycle.verify_s, 1);
+  if (cycle.depth == 0) measured_[0].add(cycle.draft_s + cycle.verify_s, 1);
   int64_t before = 0;
   for (size_t n = 0; n < cycle.missing_by_prefix.size() && n < added_.size(); ++n) {
     added_[n].add(static_cast<double>(cycle.missing_by_prefix[n] - before), kKeep);
     before = cycle.missing_by_prefix[n];
   }
   if (before > 0) stall_per_missing_.add(cycle.stall_s / static_cast<double>(before), kKeep);
-  const double took = cycle.draft_s + cycle.verify_s;
-  if (looking_)
-    debt_s_ += std::max(0.0, took - (cycle.accepted + 1) / rate_before_look_);
-  else
-    debt_s_ = std::max(0.0, debt_s_ - kLookShare * took);
 }
 
 std::string DepthPolicy::explain() const {

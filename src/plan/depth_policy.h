@@ -1,4 +1,5 @@
-// How many tokens to draft: the depth k that makes the most tokens per second, 0 included. Pure: data in, depth out.
+// How many tokens to draft with one drafter: the depth k that makes the most tokens per second, 0 included. Pure: data
+// in, depth out. Which drafter, and when to look at what does not seem best, is DrafterPolicy's (drafter_policy.h).
 //
 // One cycle drafts k tokens and verifies k + 1. The policy maximises
 //     E[accepted(k) + 1] / T(k),     T(k) = k * draft + compute(k + 1) + stall * missing(k + 1)
@@ -7,10 +8,7 @@
 // would have needed, the missing experts that each further token adds. A depth that was really run recently is judged
 // mostly by its measured time.
 //
-// It begins with shallow windows and goes deeper while that promises more. Now and then it looks: runs one cycle
-// deeper than what seems best, 1 where that is 0, to see whether things have changed. What looks lose is a debt that
-// a small share of the time pays back, and the next look comes when it is paid: looking costs little wherever
-// drafting is of no use, and is frequent where it is cheap.
+// It believes little of depths far beyond the deepest that was tried, and so goes deeper step by step.
 #pragma once
 
 #include <cstdint>
@@ -38,21 +36,36 @@ struct PromptObservation {
 
 class DepthPolicy {
  public:
-  explicit DepthPolicy(int max_depth);
+  // itself: the target drafts, and a drafted token takes about what computing one takes.
+  explicit DepthPolicy(int max_depth, bool itself = false);
 
   // Call before the first cycle, if at all: with it the policy dares to go deep at once.
   void prime(PromptObservation prompt);
 
-  // The depth for the next cycle, at most `room`.
-  int next_depth(int room);
+  // The depth that seems best, at most `room`. It changes only where another promises more by a margin.
+  int settle(int room);
+  // A depth to try, to see whether things have changed: deeper than what seems best, 1 where that is 0.
+  int look_depth(int room) const;
+
+  // A cycle that this drafter drafted for.
   void observe(const CycleObservation& cycle);
+  // What it would have drafted, held against the text: the first `reached` tokens can be judged, the first `agreed` of
+  // them were right.
+  void observe_agreement(int reached, int agreed);
+  // A cycle without its draft: what verification takes holds for all.
+  void observe_verification(const CycleObservation& cycle);
 
   // Predictions at the present state, for explanations and tests.
   double expected_tokens(int depth) const;   // accepted + 1
   double expected_seconds(int depth) const;  // T(depth)
-  int best_depth() const;
-  // One line: the chosen depth, its tokens per cycle and speed against depth 0.
+  double rate(int depth) const;              // expected tokens per second
+  int best_depth(int room) const;
+  int best_depth() const { return best_depth(max_depth_); }
+  // In words: the best depth, its tokens per cycle and speed against depth 0.
   std::string explain() const;
+
+  bool primed() const { return primed_; }
+  int max_depth() const { return max_depth_; }
 
  private:
   struct Average {
@@ -69,9 +82,11 @@ class DepthPolicy {
   };
   double missing(int window) const;
   double distinct(int window) const;  // by the prompt; 0 where it does not tell
-  double rate(int depth) const;       // expected tokens per second
+
+  double draft_seconds() const;  // per token
 
   int max_depth_;
+  bool itself_;
   std::vector<Average> acceptance_;  // by position
   std::vector<Average> measured_;    // seconds of whole cycles, by depth
   std::vector<Average> added_;       // missing experts that a window's n-th token adds to those of the ones before it
@@ -81,11 +96,8 @@ class DepthPolicy {
   bool primed_ = false;
   std::vector<double> distinct_;  // by window size - 1
   int64_t cycles_ = 0;
-  int current_ = 0;              // what seems best
-  int deepest_ = 0;              // tried so far
-  bool looking_ = false;         // the cycle under way is deeper than current_
-  double rate_before_look_ = 0;  // of current_
-  double debt_s_ = 0;            // lost by looking and not paid back yet
+  int current_ = 0;  // what seems best
+  int deepest_ = 0;  // tried so far
 };
 
 }  // namespace drafthorse

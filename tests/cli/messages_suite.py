@@ -76,6 +76,22 @@ class Flags(CliTestCase):
         self.assert_refused(run("-p", "x", "--json", "--ignore-eos"), USAGE, "--ignore-eos")
         self.assert_refused(run("-p", "x", "--system", "Be brief."), USAGE, "--chat")
 
+    def test_drafters_that_cannot_draft(self):
+        self.assert_refused(run("-p", "x", "--drafter", "shared-kv"), USAGE, "shared-kv", "-d")
+        self.assert_refused(run("-p", "x", "--drafter", "model"), USAGE, "model", "-d")
+        self.assert_refused(
+            run("-p", "x", "-d", Setup.draft(), "--drafter", "shared-kv"), USAGE, "experts", "--drafter model"
+        )
+        self.assert_refused(run("-p", "x", "--drafter", "ngrm"), USAGE, "did you mean ngram?")
+        self.assert_refused(
+            execute([Setup.binary, "run", "-m", Setup.draft(), "-p", "x", "--drafter", "resident"]), USAGE, "experts"
+        )
+        listed = run("--drafter", "list").out.decode().split()
+        self.assertEqual(listed, ["auto", "model", "shared-kv", "ngram", "resident", "none"])
+        result = run("-p", PROMPT, "-n", "2", "-d", Setup.draft(), "--drafter", "ngram")
+        self.assert_fine(result)
+        self.assertIn("not loaded", result.err)
+
     def test_depth_without_a_draft(self):
         self.assert_refused(run("-p", "x", "--draft-depth", "3"), USAGE, "-d")
 

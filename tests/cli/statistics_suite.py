@@ -74,12 +74,39 @@ class Statistics(CliTestCase):
         self.assertEqual(sum(stats["depth"]["steps_by_depth"]), stats["steps"])
 
     def test_without_a_draft(self):
-        stats = self.statistics()
+        stats = self.statistics("--drafter", "none")
         self.check_schema(stats)
         self.check_sums(stats)
         self.assertEqual(stats["generated_tokens"], 24)
         self.assertEqual(stats["stop"], "token limit")
         self.assertEqual((stats["drafted_tokens"], stats["acceptance"], stats["draft"]), (0, 0, ""))
+        self.assertEqual((stats["drafter"], stats["drafters"]), ("none", []))
+
+    def test_drafters(self):
+        budget = least_budget() + (4 << 20)
+        for drafter in ("ngram", "resident"):
+            stats = self.statistics("--drafter", drafter, "--draft-depth", "2", "--ram", budget)
+            self.check_schema(stats)
+            self.check_sums(stats)
+            (own,) = stats["drafters"]
+            self.assertEqual(own["name"], drafter)
+            self.assertGreater(own["drafted_tokens"], 0)
+            for key in ("drafted_tokens", "accepted_tokens"):
+                self.assertEqual(own[key], stats[key])
+            self.assertIn(f"{drafter}, depth 2: as asked for", stats["depth"]["explanation"])
+        stats = self.statistics("--ram", budget)
+        self.assertEqual([one["name"] for one in stats["drafters"]], ["resident", "ngram"])
+        self.assertEqual(sum(one["drafted_tokens"] for one in stats["drafters"]), stats["drafted_tokens"])
+        self.assertLessEqual(sum(one["steps"] for one in stats["drafters"]), stats["steps"])
+
+    def test_sharing_the_kv_cache_saves_it(self):
+        shared = self.statistics("-d", Setup.target())
+        own = self.statistics("-d", Setup.target(), "--drafter", "model")
+        self.assertEqual(shared["drafters"][0]["name"], "shared-kv")
+        self.assertEqual(own["drafters"][0]["name"], "model")
+        self.assertNotIn("draft KV cache", [part["tag"] for part in shared["memory"]])
+        self.assertIn("draft KV cache", [part["tag"] for part in own["memory"]])
+        self.assertEqual(shared["text_hash"], own["text_hash"])
 
     def test_with_a_draft(self):
         for depth in ("auto", "0", "1", "8"):

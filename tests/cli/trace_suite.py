@@ -57,7 +57,7 @@ class Traces(CliTestCase):
             self.assertEqual(event["name"], begun[identity]["name"])
 
     def test_without_a_draft(self):
-        events, _ = self.traced()
+        events, _ = self.traced("--drafter", "none")
         self.check_events(events)
         verified = [e for e in events if e["name"] == "verify"]
         self.assertEqual(len(verified), 24)

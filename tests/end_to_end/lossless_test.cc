@@ -28,6 +28,14 @@ EngineOptions base_options() {
   return options;
 }
 
+EngineOptions drafting(const std::string& drafter, int depth) {
+  EngineOptions options = base_options();
+  options.drafter = drafter;
+  if (drafter == "model" || drafter == "shared-kv") options.draft_path = kQuantizedDraft;
+  if (depth >= 0) options.draft_depth = depth;
+  return options;
+}
+
 Texts texts_of(const EngineOptions& options) {
   Texts texts;
   Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
@@ -44,7 +52,7 @@ Texts texts_of(const EngineOptions& options) {
 
 class Lossless : public testing::Test {
  protected:
-  static void SetUpTestSuite() { reference_ = new Texts(texts_of(base_options())); }
+  static void SetUpTestSuite() { reference_ = new Texts(texts_of(drafting("none", -1))); }
   static void TearDownTestSuite() { delete reference_; }
 
   static void expect_same(const EngineOptions& options, const std::string& what) {
@@ -74,6 +82,28 @@ TEST_F(Lossless, AnyDepthAndDraft) {
       options.draft_path = draft;
       if (depth >= 0) options.draft_depth = depth;
       expect_same(options, fmt::format("draft {}, depth {}", draft, depth));
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_F(Lossless, AnyDrafter) {
+  for (const char* drafter : {"shared-kv", "ngram", "resident", "model", "none"}) {
+    for (const int depth : {1, 4, 8, -1}) {
+      EngineOptions options = drafting(drafter, depth);
+      // Few experts in memory: what is resident is not what is routed to.
+      options.expert_slots = depth == 4 ? 7 : 24;
+      expect_same(options, fmt::format("drafter {}, depth {}", drafter, depth));
+      if (HasFatalFailure()) return;
+    }
+  }
+  for (const std::string& draft : {std::string(), kDenseDraft, kQuantizedDraft}) {
+    for (const int slots : {2, 12, 32, 64}) {
+      EngineOptions options = base_options();
+      options.draft_path = draft;
+      options.expert_slots = slots;
+      expect_same(options, fmt::format("drafter auto, draft '{}', {} slots", draft, slots));
+      if (HasFatalFailure()) return;
     }
   }
 }

@@ -117,7 +117,7 @@ class Distribution : public testing::Test {
     engine_options.sampling = options;
     Result<std::unique_ptr<Engine>> engine = Engine::open(engine_options, {});
     EXPECT_TRUE(engine.ok()) << engine.status().message();
-    const Tokens prompt = {1, 4};
+    const Tokens& prompt = prompt_;
     std::vector<int64_t> counts(kCells);
     int64_t drafted = 0;
     int64_t accepted = 0;
@@ -175,9 +175,31 @@ class Distribution : public testing::Test {
   const std::string target_ = folder_.file("target.gguf");
   const std::string draft_ = folder_.file("draft.gguf");
   EngineOptions options_;
+  Tokens prompt_ = {1, 4};
 };
 
 TEST_F(Distribution, IsTheTargetsAfterEachChainWithSpeculation) { test_all(2'000); }
+
+// Drafters without a model of their own: one that is certain of what it says, and one that approximates.
+TEST_F(Distribution, IsTheTargetsWhoeverDrafts) {
+  options_.draft_path.clear();
+  options_.expert_slots = 2;
+  prompt_ = {1, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6};
+  for (const char* drafter : {"ngram", "resident"}) {
+    options_.drafter = drafter;
+    for (const NamedChain& chain : {kChains[0], kChains[7], kChains[9]}) {
+      SamplingOptions options = chain.options;
+      for (const bool rejection : {false, true}) {
+        options.rejection = rejection;
+        fmt::print("{}, {}{}\n", drafter, chain.name, rejection ? ", rejection" : "");
+        double acceptance = 0;
+        EXPECT_LT(test_chain(options, 2'000, acceptance), kMostZ) << drafter << ", " << chain.name;
+        EXPECT_GT(acceptance, 0.01) << chain.name;
+        EXPECT_LT(acceptance, 0.98) << chain.name;
+      }
+    }
+  }
+}
 
 TEST_F(Distribution, DISABLED_OnDemand) { test_all(100'000); }
 
@@ -232,6 +254,16 @@ TEST(SampledText, IsTheSameAtAnyDepthDraftAndMemory) {
       }
     }
     EXPECT_GT(accepted, 50) << chain.name;
+    for (const char* drafter : {"model", "ngram", "resident", "auto"}) {
+      for (const int depth : {1, 4, 8, -1}) {
+        EngineOptions options;
+        options.drafter = drafter;
+        if (std::string(drafter) == "model") options.draft_path = kQuantizedDraft;
+        if (depth >= 0 && std::string(drafter) != "auto") options.draft_depth = depth;
+        options.expert_slots = depth == 8 ? 5 : 24;
+        EXPECT_EQ(texts(options, chain.options), reference) << chain.name << ", " << drafter << ", depth " << depth;
+      }
+    }
   }
 }
 
