@@ -273,7 +273,7 @@ void ForwardPass::experts_among_residents(LayerId layer) {
   }
   if (!any) return;  // this layer adds nothing
   std::vector<RoutedExpert> routes(static_cast<size_t>(config.n_expert_used));
-  route_token(logits, config, routes);
+  model_.route(layer, logits, routes);
   // Where fewer are there than a token uses, those share its weight.
   std::erase_if(routes, [&](const RoutedExpert& one) { return absent(one.expert); });
   std::vector<ExpertId> experts;

@@ -35,14 +35,18 @@ std::string why_not_share_kv(const ModelConfig& target, const ModelConfig& draft
            differ("attention heads", target.n_head, draft.n_head),
            differ("key/value heads", target.n_head_kv, draft.n_head_kv),
            differ("channels per head", target.head_dim, draft.head_dim),
-           differ("rotated channels per head", target.rope_dims, draft.rope_dims),
+           differ("channels per value head", target.value_dim, draft.value_dim),
+           differ("rotated channels per head", target.rope.dims, draft.rope.dims),
            // Nothing cached, but a model with others is another model.
            differ("experts per layer", target.n_expert, draft.n_expert),
        }) {
     if (!reason.empty()) return reason;
   }
-  if (target.rope_base != draft.rope_base || target.rope_frequency_scale != draft.rope_frequency_scale) {
-    return "it rotates keys by other frequencies than the target";
+  const RopeConfig& a = target.rope;
+  const RopeConfig& b = draft.rope;
+  if (a.pairs != b.pairs || a.base != b.base || a.frequency_scale != b.frequency_scale ||
+      a.extrapolation != b.extrapolation || a.magnitude != b.magnitude) {
+    return "it rotates keys otherwise than the target";
   }
   return {};
 }
