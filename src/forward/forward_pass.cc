@@ -276,6 +276,7 @@ void ForwardPass::experts_among_residents(LayerId layer) {
   model_.route(layer, logits, routes);
   // Where fewer are there than a token uses, those share its weight.
   std::erase_if(routes, [&](const RoutedExpert& one) { return absent(one.expert); });
+  if (routes.empty()) return;
   std::vector<ExpertId> experts;
   for (const RoutedExpert& one : routes) experts.push_back(one.expert);
   cache_->borrow(layer, experts);

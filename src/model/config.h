@@ -28,6 +28,8 @@ struct RopeConfig {
   float extrapolation = 0;       // YaRN's share of unscaled frequencies; 0: no YaRN
   float magnitude = 1;           // of what is rotated; YaRN's own comes on top
   int32_t original_context = 0;  // tokens before scaling
+
+  bool operator==(const RopeConfig&) const = default;
 };
 
 enum class ExpertGating { kSoftmax, kSigmoid };

@@ -35,19 +35,14 @@ std::string why_not_share_kv(const ModelConfig& target, const ModelConfig& draft
            differ("attention heads", target.n_head, draft.n_head),
            differ("key/value heads", target.n_head_kv, draft.n_head_kv),
            differ("channels per head", target.head_dim, draft.head_dim),
-           differ("channels per value head", target.value_dim, draft.value_dim),
-           differ("rotated channels per head", target.rope.dims, draft.rope.dims),
+           differ("channels per value", target.value_dim, draft.value_dim),
+           differ("latent channels", target.latent.kv_rank, draft.latent.kv_rank),
            // Nothing cached, but a model with others is another model.
            differ("experts per layer", target.n_expert, draft.n_expert),
        }) {
     if (!reason.empty()) return reason;
   }
-  const RopeConfig& a = target.rope;
-  const RopeConfig& b = draft.rope;
-  if (a.pairs != b.pairs || a.base != b.base || a.frequency_scale != b.frequency_scale ||
-      a.extrapolation != b.extrapolation || a.magnitude != b.magnitude) {
-    return "it rotates keys otherwise than the target";
-  }
+  if (!(target.rope == draft.rope)) return "it rotates keys otherwise than the target";
   return {};
 }
 

@@ -85,7 +85,7 @@ TEST(Drafters, ShapesThatShareAKvCache) {
   a.architecture = "llama";
   a.n_layer = 4;
   a.n_head = 8;
-  a.rope_base = 10000;
+  a.rope.base = 10000;
   EXPECT_EQ(why_not_share_kv(a, a), "");
   const auto changed = [&](auto member, auto value) {
     ModelConfig b = a;
@@ -97,9 +97,10 @@ TEST(Drafters, ShapesThatShareAKvCache) {
   EXPECT_NE(changed(&ModelConfig::n_head_kv, 9), "");
   EXPECT_NE(changed(&ModelConfig::head_dim, 9), "");
   EXPECT_NE(changed(&ModelConfig::n_embd, 9), "");
-  EXPECT_NE(changed(&ModelConfig::rope_dims, 9), "");
-  EXPECT_NE(changed(&ModelConfig::rope_base, 9.0F), "");
-  EXPECT_NE(changed(&ModelConfig::rope_frequency_scale, 9.0F), "");
+  EXPECT_NE(changed(&ModelConfig::value_dim, 9), "");
+  EXPECT_NE(changed(&ModelConfig::rope, RopeConfig{.base = 9}), "");
+  EXPECT_NE(changed(&ModelConfig::rope, RopeConfig{.base = 10000, .frequency_scale = 0.5F}), "");
+  EXPECT_NE(changed(&ModelConfig::latent, LatentConfig{.kv_rank = 9}), "");
   EXPECT_NE(changed(&ModelConfig::architecture, std::string("mistral")), "");
   EXPECT_NE(changed(&ModelConfig::n_expert, 9), "");
   EXPECT_EQ(changed(&ModelConfig::name, std::string("b")), "");
