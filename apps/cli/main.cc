@@ -5,6 +5,8 @@
 #include <CLI/CLI.hpp>
 
 #include "base/status.h"
+#include "bench_command.h"
+#include "child_run.h"
 #include "config_file.h"
 #include "folders.h"
 #include "inspect_command.h"
@@ -71,6 +73,8 @@ int main(int argc, char** argv) {
   const CLI::App* plan_command = add_plan_command(app, plan_flags);
   InspectFlags inspect_flags;
   const CLI::App* inspect_command = add_inspect_command(app, inspect_flags);
+  BenchFlags bench_flags;
+  const CLI::App* bench_command = add_bench_command(app, bench_flags);
   ProfileFlags profile_flags;
   const CLI::App* profile_command = add_profile_command(app, profile_flags);
   SimulateFlags simulate_flags;
@@ -93,6 +97,10 @@ int main(int argc, char** argv) {
   }
   if (run_command->parsed()) return run(run_flags);
   if (plan_command->parsed()) return plan(plan_flags);
+  if (bench_command->parsed()) {
+    bench_flags.command_line = "drafthorse " + shell_words(arguments);
+    return bench(bench_flags);
+  }
   if (inspect_command->parsed()) return inspect(inspect_flags);
   if (profile_command->parsed()) return profile(profile_flags);
   if (simulate_command->parsed()) return simulate(simulate_flags);

@@ -245,7 +245,7 @@ Status choose_depth(const SimulateFlags& flags, Setup& setup) {
   }
   const bool none = setup.options.depth == ReplayDepth::kFixed && setup.options.fixed_depth == 0;
   if (model.draft.empty() && !none)
-    return usage_error("the recorded run had no draft: it can only be replayed at depth 0");
+    return usage_error("the recorded run had no draft model: it can only be replayed at depth 0");
   return {};
 }
 

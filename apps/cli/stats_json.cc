@@ -79,6 +79,8 @@ Json stats_json(Engine& engine, const Session& session, std::string_view stop, c
   for (const MemoryLedger::Entry& entry : engine.ledger().entries()) {
     memory.push_back({{"tag", entry.tag}, {"bytes", entry.bytes}});
   }
+  const ExpertScheduler* scheduler = engine.schedule().scheduler();
+  const std::optional<double> cutoff = scheduler != nullptr ? scheduler->mean_cutoff() : std::nullopt;
   Json depth = {{"policy", options.draft_depth ? std::to_string(*options.draft_depth) : std::string("auto")},
                 {"explanation", session.explain_depth()},
                 {"steps_by_depth", stats.depth_histogram},
@@ -116,6 +118,7 @@ Json stats_json(Engine& engine, const Session& session, std::string_view stop, c
           {"predictor", options.schedule.predictor},
           {"prefetch", options.schedule.prefetch},
           {"eviction", options.schedule.eviction},
+          {"cutoff_layers", cutoff ? Json(*cutoff) : Json()},
           {"forecast_layers", forecast_json(stats.forecast_layers)},
           {"io", std::string(engine.target().queue->name())},
           {"direct_io", engine.target().files->direct()},

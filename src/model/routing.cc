@@ -67,7 +67,8 @@ void route_token(std::span<const float> logits, std::span<const float> bias, con
   std::vector<float> scores(logits.size());
   const bool by_probability = !bias.empty() || routing.n_group > 1;
   for (size_t e = 0; e < scores.size(); ++e) {
-    scores[e] = ranked(by_probability ? weights[e] + (bias.empty() ? 0.0F : bias[e]) : logits[e]);
+    const bool is_out = logits[e] == kNever;  // no bias makes up for that
+    scores[e] = ranked(by_probability && !is_out ? weights[e] + (bias.empty() ? 0.0F : bias[e]) : logits[e]);
   }
   if (routing.n_group > 1) leave_best_groups(routing, scores);
 

@@ -18,8 +18,8 @@ struct RoutedExpert {
 
 // logits: [n_expert] of one token; bias: [n_expert] or empty. Writes n_expert_used entries. An expert's weight is its
 // probability: the softmax over all logits, or each one's sigmoid. Those with the largest probability plus bias are
-// chosen, the lower id of equals; with groups only from those whose best two experts together are largest. Then the
-// weights are normalised to sum 1, where the family does, and scaled.
+// chosen, the lower id of equals, and those with a logit of minus infinity last; with groups only from those whose best
+// two experts together are largest. Then the weights are normalised to sum 1, where the family does, and scaled.
 void route_token(std::span<const float> logits, std::span<const float> bias, const ModelConfig& config,
                  std::span<RoutedExpert> out);
 

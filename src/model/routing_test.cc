@@ -78,6 +78,14 @@ TEST(Routing, NoNumberComesLast) {
   }
 }
 
+TEST(Routing, MinusInfinityIsOutWhateverItsBias) {
+  const float out = -std::numeric_limits<float>::infinity();
+  const ModelConfig config = config_of(4, 2, {.gating = ExpertGating::kSigmoid, .normalised = true});
+  const auto routed = route(config, {out, -3, 1, out}, {5, 0, 0, 5});
+  EXPECT_EQ(ids(routed), (std::vector<int>{1, 2}));
+  EXPECT_NEAR(routed[0].weight + routed[1].weight, 1, 1e-6);
+}
+
 TEST(Routing, IdsAscendAndAreDistinct) {
   std::mt19937 random(7);
   std::normal_distribution<float> normal;

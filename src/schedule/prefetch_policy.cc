@@ -59,6 +59,8 @@ class CutoffPrefetch final : public PrefetchPolicy {
     t_comp_ = input.draft_s_per_layer;
     t_io_ = input.load_s_per_expert;
     count_ = std::min<int>(fixed_.value_or(cutoff_.layers), static_cast<int>(layers_.size()));
+    ++cycles_;
+    layers_taken_ += count_;
     scored_.assign(static_cast<size_t>(n_layers), 0);
     now_.assign(static_cast<size_t>(n_layers), 0);
   }
@@ -86,6 +88,11 @@ class CutoffPrefetch final : public PrefetchPolicy {
         cutoff_.memory_binds ? ", slots bind" : "");
   }
 
+  std::optional<double> mean_cutoff() const override {
+    if (cycles_ == 0) return std::nullopt;
+    return static_cast<double>(layers_taken_) / static_cast<double>(cycles_);
+  }
+
  private:
   // k_i: what was fetched, or would have been, of the layers scored last time.
   void note_fetched() {
@@ -103,6 +110,8 @@ class CutoffPrefetch final : public PrefetchPolicy {
   std::vector<int> layers_;  // with experts
   Cutoff cutoff_;
   int count_ = 0;
+  int64_t cycles_ = 0;
+  int64_t layers_taken_ = 0;  // sum of count_ over the cycles
   double t_comp_ = 0;
   double t_io_ = 0;
 };

@@ -47,6 +47,8 @@ class PrefetchPolicy {
   virtual void working(const PrefetchView& view);
   // The last decision and its numbers, in words; empty where there is nothing to say.
   virtual std::string explain() const { return {}; }
+  // Layers read ahead while drafting, mean over the cycles so far; nothing: there were none, or it knows no such layer.
+  virtual std::optional<double> mean_cutoff() const { return std::nullopt; }
 };
 
 struct PrefetchOptions {

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -72,6 +73,7 @@ class ExpertScheduler {
   const Forecast& forecast() const { return forecast_; }
   const CycleTimes& times() const { return times_; }
   std::string explain() const;
+  std::optional<double> mean_cutoff() const { return prefetch_->mean_cutoff(); }
 
  private:
   PrefetchView view();

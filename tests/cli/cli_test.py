@@ -11,8 +11,8 @@ import unittest
 
 from support import Setup
 
-SUITES = ("messages", "prompts", "statistics", "interrupts", "budget", "damage", "inspect", "plan", "simulate", "trace", "help",
-          "sampling", "chat")
+SUITES = ("messages", "prompts", "statistics", "interrupts", "budget", "damage", "inspect", "plan", "simulate",
+          "trace", "help", "sampling", "chat", "bench")
 
 
 def main():

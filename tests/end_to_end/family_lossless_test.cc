@@ -81,6 +81,16 @@ TEST_P(FamilyLossless, AnyDepthMemoryThreadsAndInstructionSet) {
     options.schedule.eviction = slots % 2 == 0 ? "lru" : "next-use";
     EXPECT_EQ(texts_of(options), reference) << slots << " slots";
   }
+  for (const std::string& drafter : drafter_names()) {
+    const bool of_residents = drafter == "resident";
+    if (of_residents && GetParam().options.n_expert == 0) continue;
+    EngineOptions options = plain();
+    options.drafter = drafter;
+    if (drafter != "ngram" && !of_residents && drafter != "none") options.draft_path = draft_;
+    if (of_residents) options.expert_slots = 2 * GetParam().options.n_expert_used;
+    if (drafter != "none") options.draft_depth = 3;
+    EXPECT_EQ(texts_of(options), reference) << drafter;
+  }
   for (const std::string& isa : instruction_set_names()) {
     EngineOptions options = plain();
     options.isa = isa;
