@@ -111,6 +111,8 @@ class ExpertCache {
   void wait_for_prefetches();
   // What the present window is expected to need, for the eviction policy. Must outlive the cache; nullptr: nothing.
   void set_forecast(const Forecast* forecast) { forecast_ = forecast; }
+  // Tokens that passes take nowadays.
+  void set_window(double tokens) { window_ = tokens; }
   // Slots that each layer should have, for policies that divide them. Default: the same for each layer with experts.
   void set_shares(std::vector<double> shares) { shares_ = std::move(shares); }
   // false: reads one expert after the other.
@@ -175,7 +177,8 @@ class ExpertCache {
   ExpertHistory& history_of(ExpertKey key) { return histories_[index(key.layer)][index(key.expert)]; }
   std::byte* slot_data(int32_t slot) const { return arena_.data() + static_cast<uint64_t>(slot) * slot_bytes_; }
   EvictionContext context(LayerId incoming) const {
-    return {demand_layer_, static_cast<int>(layout_.n_layers()), tokens_, forecast_, incoming, held_by_layer_, shares_};
+    return {demand_layer_, static_cast<int>(layout_.n_layers()), tokens_, forecast_, window_, incoming, held_by_layer_,
+            shares_};
   }
   struct Claim {
     int32_t slot = kNoSlot;
@@ -208,6 +211,7 @@ class ExpertCache {
   std::unordered_map<ExtentReader::JobId, int32_t> slot_of_job_;
   std::vector<ExtentReader::Finished> finished_;
   const Forecast* forecast_ = nullptr;
+  double window_ = 1;
   std::vector<int> held_by_layer_;  // slots with an expert of the layer, on its way or there
   std::vector<double> shares_;
   double read_rate_ = 0;

@@ -38,6 +38,7 @@ struct EvictionContext {
   int n_layers = 1;
   int64_t tokens = 0;                           // committed so far
   const Forecast* forecast = nullptr;           // of the present window; nullptr: none
+  double window = 1;                            // tokens that a pass over all layers takes
   LayerId incoming{};                           // layer of the expert that wants the slot
   std::span<const int> held_by_layer = {};      // slots that each layer's experts occupy; empty: not counted
   std::span<const double> share_by_layer = {};  // slots that each layer should have; empty: not divided

@@ -41,8 +41,14 @@ TEST_P(EvictionConformance, WorthIsPureAndFinite) {
     forecast.set({layer(), ExpertId{static_cast<int>(random() % 512)}}, static_cast<double>(random() % 1001) / 1000);
     const std::vector<int> held(static_cast<size_t>(n_layers), static_cast<int>(random() % 9));
     const std::vector<double> shares(static_cast<size_t>(n_layers), static_cast<double>(random() % 90) / 10);
-    const EvictionContext context{layer(), n_layers, tokens[random() % 5], i % 2 == 0 ? &forecast : nullptr, layer(),
-                                  held,    shares};
+    const EvictionContext context{layer(),
+                                  n_layers,
+                                  tokens[random() % 5],
+                                  i % 2 == 0 ? &forecast : nullptr,
+                                  1.0 + static_cast<double>(random() % 64),
+                                  layer(),
+                                  held,
+                                  shares};
     const double worth = policy_->worth(key, history, context);
     ASSERT_TRUE(std::isfinite(worth));
     ASSERT_EQ(policy_->worth(key, history, context), worth);
@@ -166,6 +172,11 @@ TEST(DraftGuided, WhatTheWindowNeedsStays) {
   EXPECT_EQ(worth("draft-guided", 5, rare, context), unknown);
   forecast.set({LayerId{5}, ExpertId{3}}, 0.95);
   EXPECT_GT(worth("draft-guided", 5, rare, context), worth("draft-guided", 6, common, context));
+  // The more tokens a pass takes, the more it is worth to keep what is rare.
+  EvictionContext deep = context;
+  deep.window = 16;
+  EXPECT_GT(worth("draft-guided", 7, rare, deep) / worth("draft-guided", 7, common, deep),
+            worth("draft-guided", 7, rare, context) / worth("draft-guided", 7, common, context));
   // Known not to be needed now, even what is common can go.
   forecast.set({LayerId{5}, ExpertId{3}}, 0);
   EXPECT_LT(worth("draft-guided", 5, common, context), common_unknown);

@@ -175,8 +175,8 @@ class Deadline final : public PrefetchPolicy {
 
  private:
   static void read(const PrefetchView& view) {
-    constexpr double kLeastNeed = 0.25;  // below it most reads are in vain
-    constexpr double kCertain = 0.8;     // begun too late is still begun earlier than on demand
+    constexpr double kLeastNeed = 0.6;  // below it most reads are in vain
+    constexpr double kCertain = 0.8;    // begun too late is still begun earlier than on demand
     constexpr uint64_t kAheadBytes =
         4 * kBackgroundBytesInFlight;  // asked for at a time: what follows is better known later
     for (int i = view.next_layer; i < view.forecast.n_layers(); ++i) {

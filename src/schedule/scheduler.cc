@@ -102,6 +102,8 @@ void ExpertScheduler::begin_verify(int tokens) {
   drafting_ = false;
   phase_start_ns_ = last_layer_ns_ = now;
   stall_before_ns_ = total_stall_ns(cache_);
+  average(window_, tokens);
+  cache_.set_window(window_);
   predictor_->drafted(tokens, forecast_);
   cache_.set_background_limit(kBackgroundBytesInFlight);
   prefetch_->drafted(view());

@@ -91,6 +91,7 @@ class ExpertScheduler {
   double expert_bytes_ = 0;
   std::vector<LayerForecastStats> stats_;
 
+  double window_ = 0;  // tokens of a window, on average
   int depth_ = 0;
   bool drafting_ = false;
   int next_layer_ = 0;
