@@ -150,7 +150,12 @@ Result<MachineProfile> parse_profile(const std::string& text, const std::string&
                                kernel.rates("linear_seconds_per_weight"), kernel.rates("experts_seconds_per_weight")});
     if (!kernel.problem().empty()) return refuse(fmt::format("'kernels' is damaged ({})", kernel.problem()));
   }
-  if (!reader.problem().empty()) return refuse(fmt::format("'{}' is damaged", reader.problem()));
+  if (!reader.problem().empty()) {
+    // A key that is not there at all was not known to the version that wrote the file.
+    const std::string_view what =
+        json.contains(reader.problem()) ? "is damaged" : "is missing: another version wrote it";
+    return refuse(fmt::format("'{}' {}", reader.problem(), what));
+  }
   return profile;
 }
 

@@ -2,22 +2,6 @@
 
 namespace drafthorse {
 
-LayerCacheStats sum(const std::vector<LayerCacheStats>& layers) {
-  LayerCacheStats total;
-  for (const LayerCacheStats& layer : layers) {
-    total.hits += layer.hits;
-    total.in_flight_hits += layer.in_flight_hits;
-    total.misses += layer.misses;
-    total.evictions += layer.evictions;
-    total.prefetched += layer.prefetched;
-    total.prefetched_used += layer.prefetched_used;
-    total.bytes_demanded += layer.bytes_demanded;
-    total.bytes_prefetched += layer.bytes_prefetched;
-    total.stall_ns += layer.stall_ns;
-  }
-  return total;
-}
-
 LayerCacheStats SessionStats::decode_total() const { return sum(decode_layers); }
 
 double SessionStats::bytes_read_per_token() const {

@@ -57,6 +57,4 @@ struct SessionStats {
   double hit_rate() const;
 };
 
-LayerCacheStats sum(const std::vector<LayerCacheStats>& layers);
-
 }  // namespace drafthorse

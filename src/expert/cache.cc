@@ -23,6 +23,22 @@ FetchReason reason_of(ReadPriority priority) {
 
 }  // namespace
 
+LayerCacheStats sum(const std::vector<LayerCacheStats>& layers) {
+  LayerCacheStats total;
+  for (const LayerCacheStats& layer : layers) {
+    total.hits += layer.hits;
+    total.in_flight_hits += layer.in_flight_hits;
+    total.misses += layer.misses;
+    total.evictions += layer.evictions;
+    total.prefetched += layer.prefetched;
+    total.prefetched_used += layer.prefetched_used;
+    total.bytes_demanded += layer.bytes_demanded;
+    total.bytes_prefetched += layer.bytes_prefetched;
+    total.stall_ns += layer.stall_ns;
+  }
+  return total;
+}
+
 uint64_t ExpertCache::slot_bytes(const ExpertLayout& layout) {
   uint64_t largest = 0;
   for (const ExpertLayer& layer : layout.layers) {

@@ -53,6 +53,8 @@ struct LayerCacheStats {
   int64_t stall_ns = 0;           // the engine waited for this layer's experts and had nothing to compute
 };
 
+LayerCacheStats sum(const std::vector<LayerCacheStats>& layers);
+
 // What becomes of a wish to read ahead.
 enum class Prefetched {
   kThere,     // it is resident, or on its way

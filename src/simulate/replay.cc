@@ -317,22 +317,6 @@ void add(const WindowGuesses& from, WindowGuesses& to) {
   to.without_scores += from.without_scores;
 }
 
-LayerCacheStats sum(const std::vector<LayerCacheStats>& layers) {
-  LayerCacheStats total;
-  for (const LayerCacheStats& layer : layers) {
-    total.hits += layer.hits;
-    total.in_flight_hits += layer.in_flight_hits;
-    total.misses += layer.misses;
-    total.evictions += layer.evictions;
-    total.bytes_demanded += layer.bytes_demanded;
-    total.bytes_prefetched += layer.bytes_prefetched;
-    total.prefetched += layer.prefetched;
-    total.prefetched_used += layer.prefetched_used;
-    total.stall_ns += layer.stall_ns;
-  }
-  return total;
-}
-
 void add(const LayerCacheStats& from, LayerCacheStats& to) { to = sum({from, to}); }
 
 void Replay::run_text(const TracedText& text) {

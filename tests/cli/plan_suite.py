@@ -115,6 +115,13 @@ class Planning(CliTestCase):
         path = self.write("other.json", json.dumps(other).encode())
         self.assertIn("another machine", self.planned("--profile", path)["no_prediction"])
 
+    def test_profile_of_another_version(self):
+        older = {key: value for key, value in self.profiled.items() if key != "compute_slowdown_while_reading"}
+        path = self.write("older.json", json.dumps(older).encode())
+        said = self.planned("--profile", path)["no_prediction"]
+        self.assertIn("compute_slowdown_while_reading", said)
+        self.assertIn("another version", said)
+
     def test_damaged_profiles(self):
         whole = self.kept.read_bytes()
         cases = [whole[: len(whole) // 2], b"", b"[1]", b"null", b'{"schema": 1}']
