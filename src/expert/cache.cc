@@ -100,7 +100,6 @@ void ExpertCache::demand(LayerId layer, std::span<const ExpertId> experts) {
     if (slot.key.layer == layer) slot.read_ahead = false;
   }
   poll(false);
-  demanded_.reserve(experts.size());
   for (const ExpertId expert : experts) {
     const ExpertKey key{layer, expert};
     LayerCacheStats& stats = stats_[index(layer)];

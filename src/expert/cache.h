@@ -142,7 +142,6 @@ class ExpertCache {
   }
   // Bytes per second while the engine waited for reads and so had asked for all it could; 0 until seen.
   double read_bytes_per_s() const { return read_rate_; }
-  int expert_slots_held(LayerId layer) const { return held_by_layer_[index(layer)]; }
   double use_rate(ExpertKey key) const { return use_rate_at(histories_[index(key.layer)][index(key.expert)], tokens_); }
   const ExpertLayout& layout() const { return layout_; }
   const std::vector<LayerCacheStats>& stats() const { return stats_; }  // by layer
