@@ -56,6 +56,21 @@ inline constexpr uint64_t kProcessReserve = 24 * kMiB;
 
 using QueueFactory = std::function<Result<std::unique_ptr<ReadQueue>>(const FileSet& files)>;
 
+// How a batch reads experts.
+//   auto     read-ahead of whole layers where the tokens of an iteration use them anyway, else by demand
+//   stream   always read ahead
+//   cache    on demand, what was used is kept
+//   layered  on demand, one layer after the other, nothing is kept on purpose: to compare with
+std::vector<std::string> batch_regime_names();
+
+// Room for a batch (batch.h) instead of a session.
+struct BatchOptions {
+  int32_t sequences = 0;       // at once, at most; 0: as many as memory allows
+  int32_t typical_tokens = 0;  // of a request, prompt and answer: what memory is planned by; 0: half the context
+  int64_t requests = 0;        // in all, if known: no more room is made than they need
+  std::string regime = "auto";
+};
+
 struct EngineOptions {
   std::string target_path;
   std::string draft_path;  // empty: no draft model
@@ -72,6 +87,8 @@ struct EngineOptions {
   std::string isa;                  // instruction set of the kernels; default: the best that the processor has
   Trace* trace = nullptr;           // told what the target does; must outlive the engine
   QueueFactory queue_factory;       // for tests: replaces `io`
+  std::optional<BatchOptions> batch;  // no session may use the engine then, only a Batch
+  std::string kv_type = "f16";        // of cached keys and values: f16 or q8_0
   std::optional<int> expert_slots;  // for tests: exactly so many slots for the target, whatever fits
 };
 
