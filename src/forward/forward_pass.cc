@@ -72,7 +72,8 @@ Status ForwardPass::run_chunk(std::span<const int32_t> tokens, int32_t logits_wa
   CHECK(logits_wanted <= std::min(count, shape.max_window));
   const int32_t n_layer = model_.config().n_layer;
   chunk_tokens_ = count;
-  model_.embed(tokens, model_.kv().length());
+  const SequenceRun run{tokens};
+  model_.embed({&run, 1});
   for (int32_t i = 0; i < n_layer; ++i) {
     const LayerId layer{i};
     const int64_t layer_start = trace_ != nullptr ? clock_.now_ns() : 0;
@@ -247,7 +248,8 @@ Status ForwardPass::run_among_residents(int32_t token) {
   CHECK(cache_ != nullptr);
   KvCache& kv = model_.kv();
   CHECK(kv.length() < kv.context());
-  model_.embed({&token, 1}, kv.length());
+  const SequenceRun run{{&token, 1}};
+  model_.embed({&run, 1});
   for (int32_t i = 0; i < model_.config().n_layer; ++i) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     model_.attention(LayerId{i}, 0, 1);
