@@ -311,7 +311,7 @@ Status Engine::plan_slots(MemoryNeeds& needs) {
     return {};
   }
   MemoryNeeds least = needs;
-  const uint64_t longest = align_up(sequence_bytes(*options_.context), kHugePage);
+  const uint64_t longest = sequence_bytes(*options_.context);
   least.fixed.add("keys and values of one text", longest);
   ASSIGN_OR_RETURN(plan_, plan_memory(least, *options_.ram_bytes));
   const BatchOptions& batch = *options_.batch;
