@@ -21,7 +21,7 @@ ModelCost target_model() {
   }
   cost.attention = {2e-8, 1e-8};
   cost.head = CostCurve::line(1e-3, 1e-5);
-  cost.popularity = expert_popularity(kExperts, 2, 2);
+  cost.popularity = expert_shares(kExperts, 2, 2);
   cost.expert_bytes = 1e7;
   return cost;
 }
