@@ -294,6 +294,30 @@ TEST(BatchDepth, TokensAreThoseOfEachSequence) {
   }
 }
 
+// A drafter that has something to say for a quarter of the texts brings a quarter of its tokens.
+TEST(BatchDepth, KnowsWhoHasNothingToSay) {
+  BatchDepthPolicy policy(options());
+  BatchState state;
+  state.sequences = 40;
+  state.cached_positions = 4000;
+  const std::vector<int64_t> reached = {10, 10};
+  for (int i = 0; i < 200; ++i) {
+    BatchObservation seen;
+    seen.depth = 2;
+    seen.sequences = 40;
+    seen.asked_tokens = 80;
+    seen.drafted_tokens = 20;
+    seen.window_tokens = 60;
+    seen.cached_positions = 4000;
+    seen.draft_s = 1e-4;
+    seen.pass_s = 0.1;
+    seen.reached = reached;
+    seen.accepted = reached;
+    policy.observe(seen);
+  }
+  EXPECT_NEAR(policy.expect(state, 2).tokens, 40 + 10 * 2, 1);
+}
+
 TEST(BatchDepth, NobodyWithRoomDraftsNothing) {
   BatchDepthPolicy policy(options());
   const std::vector<int32_t> rooms = {0, 0, 0};
