@@ -28,10 +28,10 @@
 namespace drafthorse {
 
 struct BatchRequest {
-  int64_t id = 0;                // the caller's; comes back with the result
-  std::vector<int32_t> prompt;   // not empty
-  SamplingOptions sampling;      // its rejection must be false: texts would depend on what was drafted
-  int64_t token_limit = -1;      // -1: until the text ends or the context is full
+  int64_t id = 0;               // the caller's; comes back with the result
+  std::vector<int32_t> prompt;  // not empty
+  SamplingOptions sampling;     // its rejection must be false: texts would depend on what was drafted
+  int64_t token_limit = -1;     // -1: until the text ends or the context is full
   std::vector<std::string> stop_texts;
 };
 
@@ -47,21 +47,23 @@ struct BatchResult {
 
 // One iteration, for the statistics and the timeline.
 struct BatchIteration {
-  int32_t depth = 0;             // tokens drafted per sequence, at most
-  int32_t generating = 0;        // sequences verified
-  int64_t window_tokens = 0;     // that the target verified
-  int64_t prompt_tokens = 0;     // that rode along
+  int32_t depth = 0;          // tokens drafted per sequence, at most
+  int32_t generating = 0;     // sequences verified
+  int64_t window_tokens = 0;  // that the target verified
+  int64_t prompt_tokens = 0;  // that rode along
   int64_t drafted_tokens = 0;
   int64_t accepted_tokens = 0;
   int64_t generated_tokens = 0;  // became part of texts
   int64_t cached_positions = 0;  // of all sequences verified, before the iteration
   double draft_s = 0;
   double pass_s = 0;
-  double attention_s = 0;        // of pass_s: stages up to the routers, attention included
-  double experts_s = 0;          // of pass_s: computing experts
-  double stall_s = 0;            // of pass_s: waiting for experts with nothing to compute
-  double head_s = 0;             // logits and choices
-  uint64_t bytes_read = 0;
+  double attention_s = 0;   // of pass_s: stages up to the routers, attention included
+  double experts_s = 0;     // of pass_s: computing experts
+  double stall_s = 0;       // of pass_s: waiting for experts with nothing to compute
+  double head_s = 0;        // logits and choices
+  uint64_t bytes_read = 0;  // of experts
+
+  void add(const BatchIteration& other);  // all but the depth
 };
 
 struct BatchStats {
@@ -97,6 +99,22 @@ class Batch {
  private:
   struct Sequence;
   struct Parts;
+
+  void admit();
+  uint64_t bytes_needed(const BatchRequest& request) const;
+  Status choose_sampler(Sequence& sequence);
+  Sampler& sampler_of(Sequence& sequence);
+  bool generates(const Sequence& sequence) const;
+  int32_t choose_depth();
+  Status draft(int32_t depth);
+  void forget_drafts();
+  std::vector<BatchRun> lay_out();
+  Status verify(std::span<const BatchRun> runs);
+  void accept();
+  void decide(Sequence& sequence, size_t place, std::span<const float> logits);
+  void settle();
+  void finish(Sequence& sequence, Status status);
+  void note(int64_t start_ns);
 
   Engine& engine_;
   std::unique_ptr<Parts> parts_;

@@ -8,10 +8,12 @@
 
 #include "base/host_memory.h"
 #include "base/units.h"
+#include "draft/batch_drafter.h"
 #include "draft/model_drafter.h"
 #include "draft/ngram_drafter.h"
 #include "draft/target_kv_drafter.h"
 #include "ops/isa.h"
+#include "plan/batch_memory.h"
 
 namespace drafthorse {
 namespace {
@@ -21,6 +23,9 @@ constexpr int32_t kDefaultContext = 4096;
 constexpr int32_t kPrefillTokens = 2048;
 // A draft model only prefills the prompt and catches up; it holds its experts, so short runs cost nothing.
 constexpr int32_t kDraftPrefillTokens = 256;
+// Of a batch's pass: tokens at most, unless there are more sequences, and those whose logits are made at once.
+constexpr int32_t kMostBatchColumns = 4096;
+constexpr int32_t kBatchLogits = 32;
 // Left to the rest of the machine when the budget is not given.
 constexpr uint64_t kLeastMachineReserve = 512 * kMiB;
 
@@ -33,6 +38,24 @@ Result<GgufIndex> open_checked(const std::string& path) {
   ASSIGN_OR_RETURN(GgufIndex index, GgufIndex::open(path));
   RETURN_IF_ERROR(check_vocabulary(index));
   return index;
+}
+
+Status check_batch(const EngineOptions& options) {
+  const BatchOptions& batch = *options.batch;
+  const std::vector<std::string> regimes = batch_regime_names();
+  if (std::find(regimes.begin(), regimes.end(), batch.regime) == regimes.end()) {
+    return usage_error(fmt::format("'{}' is not a regime; choose from {}", batch.regime, fmt::join(regimes, ", ")));
+  }
+  if (batch.sequences < 0 || batch.sequences > kMostSequences) {
+    return usage_error(fmt::format("{} sequences at once are not between 1 and {}", batch.sequences, kMostSequences));
+  }
+  if (options.drafter == "resident") {
+    return usage_error("--drafter resident is for one text at a time: with many, all experts are in use");
+  }
+  if (options.sampling.rejection) {
+    return usage_error("--accept rejection is for one text at a time: here a request's text must not depend on others");
+  }
+  return {};
 }
 
 Status check_options(const EngineOptions& options) {
@@ -55,6 +78,11 @@ Status check_options(const EngineOptions& options) {
                     "or resident",
                     *options.draft_depth));
   }
+  if (options.kv_type != "f16" && options.kv_type != "q8_0") {
+    return usage_error(fmt::format("'{}' is not a type for keys and values; choose from {}", options.kv_type,
+                                   fmt::join(kv_type_names(), ", ")));
+  }
+  if (options.batch) RETURN_IF_ERROR(check_batch(options));
   if (options.io != "uring" && options.io != "pread") {
     return usage_error(fmt::format("'{}' is not a way to read: choose uring or pread", options.io));
   }
@@ -72,6 +100,10 @@ Status check_options(const EngineOptions& options) {
 
 std::vector<std::string> drafter_names() { return {"auto", "model", "shared-kv", "ngram", "resident", "none"}; }
 
+std::vector<std::string> batch_regime_names() { return {"auto", "stream", "cache", "layered"}; }
+
+std::vector<std::string> kv_type_names() { return {"f16", "q8_0"}; }
+
 std::vector<std::string> instruction_set_names() {
   std::vector<std::string> names;
   for (const ops::Isa isa : ops::supported_isas()) names.emplace_back(ops::name(isa));
@@ -81,6 +113,11 @@ std::vector<std::string> instruction_set_names() {
 Result<std::unique_ptr<Engine>> Engine::prepare(const EngineOptions& options) {
   RETURN_IF_ERROR(check_options(options));
   std::unique_ptr<Engine> engine(new Engine(options));
+  if (options.batch) {
+    // Whole layers are read, or what a layer asks for: there is nobody to foretell.
+    engine->options_.schedule.policy = "on-demand";
+    engine->options_.schedule.eviction = options.batch->regime == "layered" ? "lru" : "next-use";
+  }
   ASSIGN_OR_RETURN(engine->options_.schedule, resolve(options.schedule));
   RETURN_IF_ERROR(engine->read_files());
   RETURN_IF_ERROR(engine->create_models());
@@ -135,7 +172,7 @@ Status Engine::choose_drafters() {
                       options_.draft_path, reason));
     }
     drafter_names_.emplace_back(wanted == "model" || !reason.empty() ? "model" : "shared-kv");
-  } else if (wanted == "resident" || (automatic && target_config_.is_moe())) {
+  } else if (wanted == "resident" || (automatic && target_config_.is_moe() && !options_.batch)) {
     drafter_names_.emplace_back("resident");
   }
   // A depth that is asked for is the model's.
@@ -155,25 +192,16 @@ Status Engine::create_models() {
   }
   const int32_t context = std::min(options_.context.value_or(kDefaultContext), target_config_.context_trained);
   options_.context = context;
-  const ops::Isa isa = options_.isa.empty() ? ops::best_isa() : *ops::isa_named(options_.isa);
-  options_.isa = ops::name(isa);
+  if (options_.isa.empty()) options_.isa = ops::name(ops::best_isa());
   compute_ = std::make_unique<Compute>(options_.threads);
   if (compute_->pool().threads() < options_.threads) {
     options_.threads = compute_->pool().threads();
     note_once(fmt::format("the system allows no more than {} threads", options_.threads));
   }
-  const int32_t window = std::min(draft_depth_limit() + 1, context);
-  const WorkspaceShape target_shape{std::max(window, std::min(context, kPrefillTokens)), window};
-  ASSIGN_OR_RETURN(target_.model,
-                   Model::create(*target_index_, target_config_, *compute_, {context, target_shape, isa}));
+  ASSIGN_OR_RETURN(target_.model, Model::create(*target_index_, target_config_, *compute_, target_shape()));
   RETURN_IF_ERROR(open_queue(target_, *target_index_));
   if (draft_index_) {
-    const bool shares_kv = drafts_with("shared-kv");
-    const int32_t scored = std::min(context, kScoredPositions);
-    const WorkspaceShape draft_shape{shares_kv ? scored : std::min(context, kDraftPrefillTokens), scored};
-    KvCache* const kv = shares_kv ? &target_.model->kv() : nullptr;
-    ASSIGN_OR_RETURN(draft_.model,
-                     Model::create(*draft_index_, draft_config_, *compute_, {context, draft_shape, isa, kv}));
+    ASSIGN_OR_RETURN(draft_.model, Model::create(*draft_index_, draft_config_, *compute_, draft_shape()));
     RETURN_IF_ERROR(open_queue(draft_, *draft_index_));
   }
   ASSIGN_OR_RETURN(schedule_, ScheduleLink::create(options_.schedule, *target_.model, draft_.model.get()));
@@ -181,8 +209,38 @@ Status Engine::create_models() {
   return {};
 }
 
+ModelOptions Engine::target_shape() const {
+  const int32_t context = *options_.context;
+  const int32_t window = std::min(draft_depth_limit() + 1, context);
+  ModelOptions shape{.context = context,
+                     .workspace = {std::max(window, std::min(context, kPrefillTokens)), window},
+                     .isa = *ops::isa_named(options_.isa),
+                     .kv_type = options_.kv_type == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16};
+  if (!options_.batch) return shape;
+  const BatchOptions& batch = *options_.batch;
+  shape.sequences = batch.sequences > 0 ? batch.sequences : kMostSequences;
+  if (batch.requests > 0) shape.sequences = static_cast<int32_t>(std::min<int64_t>(shape.sequences, batch.requests));
+  const int32_t windows = std::min(kMostBatchColumns, shape.sequences * (draft_depth_limit() + 1));
+  shape.workspace = {std::max({kPrefillTokens, windows, shape.sequences}), kBatchLogits};
+  return shape;
+}
+
+ModelOptions Engine::draft_shape() const {
+  const int32_t context = *options_.context;
+  const bool shares_kv = drafts_with("shared-kv");
+  const int32_t scored = std::min(context, kScoredPositions);
+  ModelOptions shape = target_shape();
+  shape.workspace = {shares_kv ? scored : std::min(context, kDraftPrefillTokens), scored};
+  if (options_.batch) {
+    shape.workspace = {std::max(shares_kv ? kBatchLogits : kDraftPrefillTokens, shape.sequences), kBatchLogits};
+  }
+  shape.kv = shares_kv ? &target_.model->kv() : nullptr;
+  return shape;
+}
+
 int32_t Engine::draft_depth_limit() const {
   if (drafter_names_.empty()) return 0;
+  if (options_.batch) return options_.draft_depth.value_or(kMostBatchDepth);
   return options_.draft_depth.value_or(draft_index_ ? kMaxAutoDepth : kMaxOwnAutoDepth);
 }
 
@@ -231,19 +289,58 @@ Status Engine::plan() {
     const uint64_t experts = ExpertCache::slot_bytes(layout) * static_cast<uint64_t>(layout.total_experts());
     if (experts > 0) needs.fixed.add("draft experts", align_up(experts, kHugePage));
   }
-  if (drafts_with("ngram")) needs.fixed.add("n-gram index", NgramDrafter::bytes(*options_.context));
+  if (drafts_with("ngram") && !options_.batch) needs.fixed.add("n-gram index", NgramDrafter::bytes(*options_.context));
   needs.fixed.add("sampling", sampler_bytes(options_.sampling, target_config_.n_vocab, draft_depth_limit()));
   const ExpertLayout& layout = target_.model->layout();
   needs.slot_bytes = ExpertCache::slot_bytes(layout);
   needs.total_experts = layout.total_experts();
   needs.least_slots = std::min(needs.total_experts, ExpertCache::kLeastSlots);
-  ASSIGN_OR_RETURN(plan_, plan_memory(needs, *options_.ram_bytes));
+  RETURN_IF_ERROR(plan_slots(needs));
   if (options_.expert_slots) plan_.slots = std::clamp(*options_.expert_slots, needs.least_slots, needs.total_experts);
   ledger_ = std::move(needs.fixed);
   if (plan_.slots > 0) {
     ledger_.add("expert slots", align_up(needs.slot_bytes * static_cast<uint64_t>(plan_.slots), kHugePage));
   }
   return {};
+}
+
+// What is left for slots, in a batch beside its sequences.
+Status Engine::plan_slots(MemoryNeeds& needs) {
+  if (!options_.batch) {
+    ASSIGN_OR_RETURN(plan_, plan_memory(needs, *options_.ram_bytes));
+    return {};
+  }
+  MemoryNeeds least = needs;
+  const uint64_t longest = align_up(sequence_bytes(*options_.context), kHugePage);
+  least.fixed.add("keys and values of one text", longest);
+  ASSIGN_OR_RETURN(plan_, plan_memory(least, *options_.ram_bytes));
+  const BatchOptions& batch = *options_.batch;
+  const int32_t typical = batch.typical_tokens > 0 ? batch.typical_tokens : *options_.context / 2;
+  const BatchMemory memory =
+      divide_batch_memory({.spare_bytes = align_down(*options_.ram_bytes - needs.fixed.total(), kHugePage),
+                           .slot_bytes = needs.slot_bytes,
+                           .total_experts = needs.total_experts,
+                           .least_slots = needs.least_slots,
+                           .experts_per_layer = target_config_.n_expert,
+                           .typical_bytes = sequence_bytes(std::min(typical, *options_.context)),
+                           .longest_bytes = longest,
+                           .sequences = target_.model->kv().shape().sequences});
+  batch_bytes_ = memory.sequence_bytes;
+  plan_.slots = memory.slots;
+  plan_.everything_resident = plan_.slots == needs.total_experts;
+  needs.fixed.add("keys and values of texts", batch_bytes_);
+  return {};
+}
+
+uint64_t Engine::sequence_bytes(int64_t tokens) const {
+  const auto of = [tokens](const Model& model) {
+    return static_cast<uint64_t>(tokens) * KvCache::position_bytes(model.config(), model.kv().shape().type) +
+           KvCache::sequence_overhead_bytes(model.config());
+  };
+  uint64_t bytes = of(*target_.model);
+  if (draft_.model != nullptr && !draft_.model->shares_kv()) bytes += of(*draft_.model);
+  if (drafts_with("ngram")) bytes += NgramBatchDrafter::sequence_bytes(*options_.context);
+  return bytes;
 }
 
 Status Engine::create_cache(LoadedModel& loaded, int slots) {
@@ -280,7 +377,7 @@ Status Engine::load(const LoadProgress& progress) {
   RETURN_IF_ERROR(create_cache(target_, plan_.slots));
   if (target_.cache != nullptr) target_.cache->set_trace(options_.trace);
   target_.pass->set_trace(options_.trace);
-  create_drafters();
+  if (!options_.batch) create_drafters();
   // Until more is known: what loading has shown.
   const double rate = load_s > 0 ? static_cast<double>(target_.model->dense_bytes()) / load_s : 0;
   schedule_->start(target_, draft_.model != nullptr ? &draft_ : nullptr, rate, clock_);

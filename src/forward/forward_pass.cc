@@ -68,29 +68,84 @@ Status ForwardPass::run(std::span<const int32_t> tokens, int32_t logits_wanted,
 Status ForwardPass::run_chunk(std::span<const int32_t> tokens, int32_t logits_wanted,
                               const std::function<void(double)>& progress) {
   const auto count = static_cast<int32_t>(tokens.size());
+  CHECK(logits_wanted <= std::min(count, model_.workspace().shape().max_window));
+  const SequenceRun run{tokens};
+  model_.embed({&run, 1});
+  is_batch_ = false;
+  RETURN_IF_ERROR(run_layers(count, progress));
+  if (logits_wanted > 0) model_.head(count - logits_wanted, logits_wanted);
+  return {};
+}
+
+Status ForwardPass::run_batch(std::span<const BatchRun> runs) {
+  const int64_t start = clock_.now_ns();
+  stats_ = {};
+  KvCache& kv = model_.kv();
+  std::vector<SequenceRun> sequences;
+  int32_t count = 0;
+  for (const BatchRun& one : runs) {
+    CHECK(one.logits_wanted <= static_cast<int32_t>(one.run.tokens.size()));
+    sequences.push_back(one.run);
+    count += static_cast<int32_t>(one.run.tokens.size());
+  }
+  CHECK(count > 0);
+  model_.embed(sequences);
+  is_batch_ = true;
+  const Status status = run_layers(count, {});
+  if (!status.ok()) {
+    if (cache_ != nullptr) cache_->abandon();
+    return status;
+  }
+  // What is wanted of the stream moves to its front, so that head() finds it side by side.
+  const auto n_embd = static_cast<size_t>(model_.config().n_embd);
+  float* residual = model_.workspace().residual;
+  size_t column = 0;
+  size_t wanted = 0;
+  for (const BatchRun& one : runs) {
+    column += one.run.tokens.size();
+    for (size_t from = column - static_cast<size_t>(one.logits_wanted); from < column; ++from, ++wanted) {
+      if (from != wanted) std::copy_n(residual + from * n_embd, n_embd, residual + wanted * n_embd);
+    }
+    kv.extend(static_cast<int32_t>(one.run.tokens.size()), one.run.sequence);
+  }
+  stats_.duration_ns = clock_.now_ns() - start;
+  return {};
+}
+
+void ForwardPass::head(int32_t first, int32_t count) {
+  model_.head(first, count);
+  if (cache_ != nullptr) cache_->poll();
+}
+
+// The embedded tokens through all layers.
+Status ForwardPass::run_layers(int32_t count, const std::function<void(double)>& progress) {
   const WorkspaceShape& shape = model_.workspace().shape();
-  CHECK(logits_wanted <= std::min(count, shape.max_window));
   const int32_t n_layer = model_.config().n_layer;
+  const bool window = count <= shape.max_window;
   chunk_tokens_ = count;
-  model_.embed(tokens, model_.kv().length());
   for (int32_t i = 0; i < n_layer; ++i) {
     const LayerId layer{i};
-    const int64_t layer_start = trace_ != nullptr ? clock_.now_ns() : 0;
-    for (int32_t first = 0; first < count; first += kStageTokens) {
-      if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
-      model_.attention(layer, first, std::min(kStageTokens, count - first));
-      if (cache_ != nullptr) cache_->poll();
-    }
-    const bool window = count <= shape.max_window;
-    if (observer_ != nullptr && window) observer_->staged(layer, count);
+    const int64_t layer_start = clock_.now_ns();
+    RETURN_IF_ERROR(stages(layer, count));
+    stats_.stage_ns += clock_.now_ns() - layer_start;
+    if (observer_ != nullptr && window && !is_batch_) observer_->staged(layer, count);
     if (model_.is_moe_layer(layer)) {
       route(layer, count);
       RETURN_IF_ERROR(window ? experts_by_arrival(layer, count) : experts_in_order(layer, count));
     }
     if (trace_ != nullptr) trace_->span(Span::kLayer, i, layer_start, clock_.now_ns());
-    if (count > shape.max_window) progress(static_cast<double>(i + 1) / n_layer);
+    if (!window && progress) progress(static_cast<double>(i + 1) / n_layer);
   }
-  if (logits_wanted > 0) model_.head(count - logits_wanted, logits_wanted);
+  return {};
+}
+
+// A layer up to its router.
+Status ForwardPass::stages(LayerId layer, int32_t count) {
+  for (int32_t first = 0; first < count; first += kStageTokens) {
+    if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
+    model_.attention(layer, first, std::min(kStageTokens, count - first));
+    if (cache_ != nullptr) cache_->poll();
+  }
   return {};
 }
 
@@ -139,13 +194,14 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
   cache_->set_background_limit(kBackgroundBytesInFlight);
 
   const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
-  if (observer_ != nullptr) {
+  PassObserver* const observer = is_batch_ ? nullptr : observer_;
+  if (observer != nullptr) {
     used_.clear();
     for (const RoutedExpert& one : routes_[index(layer)]) used_.push_back(one.expert);
-    observer_->routed(layer, used_);
+    observer->routed(layer, used_);
   }
   cache_->demand(layer, union_);
-  if (observer_ != nullptr) observer_->demanded(layer);
+  if (observer != nullptr) observer->demanded(layer);
   while (true) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     ASSIGN_OR_RETURN(const std::vector<ExpertId> ready, cache_->take_ready());
@@ -153,7 +209,7 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
     prefetch_next_layer(layer, count);
     compute_group(layer, ready);
     for (const ExpertId expert : ready) cache_->release(expert);
-    if (observer_ != nullptr) observer_->worked();
+    if (observer != nullptr) observer->worked();
   }
   stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
 
@@ -247,7 +303,9 @@ Status ForwardPass::run_among_residents(int32_t token) {
   CHECK(cache_ != nullptr);
   KvCache& kv = model_.kv();
   CHECK(kv.length() < kv.context());
-  model_.embed({&token, 1}, kv.length());
+  const SequenceRun run{{&token, 1}};
+  model_.embed({&run, 1});
+  is_batch_ = false;
   for (int32_t i = 0; i < model_.config().n_layer; ++i) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     model_.attention(LayerId{i}, 0, 1);
@@ -297,13 +355,31 @@ void ForwardPass::experts_among_residents(LayerId layer) {
   add_sum(1);
 }
 
-// A long prompt uses nearly all experts of the next layer, whatever its routing: read them while this one computes.
-void ForwardPass::prefetch_next_layer(LayerId layer, int32_t count) {
-  const LayerId next{index(layer) + 1};
-  if (index(next) >= model_.config().n_layer || !model_.is_moe_layer(next)) return;
+// The layer whose experts are worth reading while `layer` computes.
+std::optional<LayerId> ForwardPass::layer_to_read_ahead(LayerId layer, int32_t count) const {
+  const ModelConfig& config = model_.config();
+  if (read_ahead_ == ReadAhead::kNever) return std::nullopt;
+  // Many tokens use nearly all experts of the next layer, whatever its routing.
   constexpr int32_t kUsesPerExpert = 4;
-  if (int64_t{count} * model_.config().n_expert_used < int64_t{kUsesPerExpert} * model_.config().n_expert) return;
-  for (int32_t e = 0; e < model_.config().n_expert; ++e) cache_->prefetch({next, ExpertId{e}});
+  if (read_ahead_ == ReadAhead::kByUse &&
+      int64_t{count} * config.n_expert_used < int64_t{kUsesPerExpert} * config.n_expert) {
+    return std::nullopt;
+  }
+  for (int32_t next = index(layer) + 1; next < config.n_layer; ++next) {
+    if (model_.is_moe_layer(LayerId{next})) return LayerId{next};
+  }
+  if (!is_batch_) return std::nullopt;
+  // A batch goes round and round.
+  for (int32_t next = 0; next < index(layer); ++next) {
+    if (model_.is_moe_layer(LayerId{next})) return LayerId{next};
+  }
+  return std::nullopt;
+}
+
+void ForwardPass::prefetch_next_layer(LayerId layer, int32_t count) {
+  const std::optional<LayerId> next = layer_to_read_ahead(layer, count);
+  if (!next) return;
+  for (int32_t e = 0; e < model_.config().n_expert; ++e) cache_->prefetch({*next, ExpertId{e}});
 }
 
 std::vector<double> ForwardPass::distinct_by_window(int32_t most) const {
@@ -347,7 +423,7 @@ void ForwardPass::record_committed(int32_t count) {
     cache_->record_uses(layer, used, count);
   }
   cache_->advance(count);
-  if (observer_ != nullptr) observer_->committed(uses, count);
+  if (observer_ != nullptr && !is_batch_) observer_->committed(uses, count);
 }
 
 }  // namespace drafthorse

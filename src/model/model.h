@@ -30,10 +30,18 @@ namespace drafthorse {
 inline constexpr int32_t kStageTokens = 256;
 
 struct ModelOptions {
-  int32_t context = 0;  // positions of the KV cache
+  int32_t context = 0;  // positions of a sequence in the KV cache
   WorkspaceShape workspace;
   ops::Isa isa = ops::best_isa();
   KvCache* kv = nullptr;  // another model's, to read and write instead of one of its own; must outlive the model
+  int32_t sequences = 1;  // in the KV cache
+  ggml_type kv_type = GGML_TYPE_F16;  // of keys and values
+};
+
+// Neighbouring tokens of one sequence in a pass.
+struct SequenceRun {
+  std::span<const int32_t> tokens;
+  int32_t sequence = 0;
 };
 
 // A router applied to a layer's FFN input beside the layer's own: where another layer, or another model, would send it.
@@ -79,8 +87,9 @@ class Model {
 
   // --- the stages of a pass over `count` tokens, which are columns [0, count) of the workspace
 
-  // workspace.tokens -> workspace.residual; positions start at `first_position`.
-  void embed(std::span<const int32_t> tokens, int32_t first_position);
+  // The runs' tokens, side by side, -> workspace.residual. Each run goes on where its sequence's KV cache ends; runs of
+  // one sequence follow each other.
+  void embed(std::span<const SequenceRun> runs);
 
   // One layer up to its routed experts: residual -> residual, ffn_input, router_logits; writes the KV cache.
   // Columns [first, first + count), count at most kStageTokens.
@@ -106,7 +115,7 @@ class Model {
   std::unique_ptr<Graph> build_head(int32_t first, int32_t count);
   void measure_scratch();
   size_t graph_tensors() const;  // of any graph, at most
-  int32_t kept_window() const;  // graphs of windows up to this size are kept
+  int32_t kept_window() const;   // graphs of windows up to this size are kept
   void run(Graph& graph);
   ggml_tensor* column_view(Graph& graph, ggml_type type, const void* base, int64_t width, int32_t first,
                            int32_t count) const;
