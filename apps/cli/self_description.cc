@@ -190,7 +190,7 @@ What \fBdrafthorse profile\fR measured.
 .SH ENVIRONMENT
 XDG_CONFIG_HOME and XDG_CACHE_HOME move those folders.
 .SH EXIT STATUS
-0 fine, 1 failed while running, 2 usage, 3 a file, 4 memory, 130 interrupted.
+0 fine, 1 failed while running, 2 usage, 3 a file, 4 memory, 5 some requests of a batch failed, 130 interrupted.
 )";
   return text;
 }

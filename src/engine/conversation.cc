@@ -57,9 +57,10 @@ bool any_spells_special(const Tokenizer& tokenizer, std::span<const ChatMessage>
 
 std::vector<int32_t> tokenize_messages(const Tokenizer& tokenizer, const ChatTemplate& chat_template,
                                        std::span<const ChatMessage> messages) {
-  if (any_spells_special(tokenizer, messages)) return tokenize_apart(tokenizer, chat_template, messages);
   const std::string rendered = chat_template.render(messages);
-  return rendered.empty() ? std::vector<int32_t>() : tokenizer.tokenize_chat(rendered);
+  if (rendered.empty()) return {};
+  if (any_spells_special(tokenizer, messages)) return tokenize_apart(tokenizer, chat_template, messages);
+  return tokenizer.tokenize_chat(rendered);
 }
 
 Conversation::Conversation(const Tokenizer& tokenizer, ChatTemplate chat_template, std::string system)
