@@ -6,8 +6,21 @@
 
 #include "draft/batch_drafter.h"
 #include "engine/generation.h"
+#include "engine/work.h"
+#include "plan/batch_depth.h"
 
 namespace drafthorse {
+namespace {
+
+// Bytes per second, until iterations have shown how fast experts are read.
+constexpr double kAssumedReadRate = 2e9;
+
+ModelCost cost_of(const GgufIndex& index, const Model& model) {
+  const uint64_t kv = KvCache::position_bytes(model.config(), model.kv().shape().type);
+  return assumed_model_cost(model_work(index, model), {.kv_bytes_per_key = static_cast<double>(kv)});
+}
+
+}  // namespace
 
 // A request that waits or was admitted.
 struct Batch::Sequence {
@@ -42,11 +55,13 @@ struct Batch::Sequence {
 };
 
 struct Batch::Parts {
-  Parts(Engine& engine, LoadedModel& of) : target(of), depth(engine.options().draft_depth.value_or(0)) {}
+  explicit Parts(LoadedModel& of) : target(of) {}
 
   LoadedModel& target;
-  std::unique_ptr<BatchDrafter> drafter;  // or none
-  int32_t depth;
+  std::unique_ptr<BatchDrafter> drafter;         // or none
+  std::optional<BatchDepthPolicy> depth_policy;  // none where the depth is given, or nobody drafts
+  BatchDepthChoice expected;                     // of the iteration under way, by that policy
+  std::vector<int> rooms;                        // of those that generate, in the order of admission
   // Requests that sample alike but for their seeds share a sampler, unless it has a grammar, which remembers.
   std::vector<std::weak_ptr<Sampler>> samplers;
   std::deque<std::unique_ptr<Sequence>> waiting;
@@ -58,7 +73,7 @@ struct Batch::Parts {
   std::vector<BatchResult> finished;
 };
 
-Batch::Batch(Engine& engine) : engine_(engine), parts_(std::make_unique<Parts>(engine, engine.target())) {
+Batch::Batch(Engine& engine) : engine_(engine), parts_(std::make_unique<Parts>(engine.target())) {
   CHECK(engine.options().batch.has_value());
   Parts& parts = *parts_;
   const int32_t sequences = parts.target.model->kv().shape().sequences;
@@ -72,6 +87,16 @@ Batch::Batch(Engine& engine) : engine_(engine), parts_(std::make_unique<Parts>(e
         });
   } else if (!engine.drafter_names_in_use().empty()) {
     parts.drafter = std::make_unique<NgramBatchDrafter>(sequences, engine.context());
+  }
+  if (parts.drafter != nullptr && !engine.options().draft_depth) {
+    BatchDepthOptions options;
+    options.target = cost_of(engine.target_index(), *parts.target.model);
+    options.load_bytes_per_s = kAssumedReadRate;
+    options.max_depth = kMostBatchDepth;
+    if (engine.draft_pass() != nullptr) {
+      options.draft = cost_of(engine.draft_index(), engine.draft_pass()->model());
+    }
+    parts.depth_policy.emplace(std::move(options));
   }
   const std::string& regime = engine.options().batch->regime;
   parts.target.pass->set_read_ahead(regime == "stream" ? ReadAhead::kAlways
@@ -187,14 +212,54 @@ bool Batch::generates(const Sequence& sequence) const {
 
 int32_t Batch::choose_depth() {
   Parts& parts = *parts_;
+  const KvCache& kv = parts.target.model->kv();
+  int64_t prompt_tokens = 0;
+  parts.rooms.clear();
   for (const auto& one : parts.active) {
-    if (!generates(*one)) continue;
+    if (!generates(*one)) {
+      prompt_tokens += static_cast<int64_t>(one->text.tokens.size()) - kv.length(one->number);
+      continue;
+    }
     ++last_.generating;
-    last_.cached_positions += parts.target.model->kv().length(one->number);
+    last_.cached_positions += kv.length(one->number);
+    parts.rooms.push_back(static_cast<int>(std::clamp<int64_t>(one->room(engine_.context()), 0, kMaxDraftDepth)));
   }
   if (parts.drafter == nullptr || last_.generating == 0) return 0;
-  const int32_t fit = parts.target.model->workspace().shape().columns / last_.generating - 1;
-  return std::min(parts.depth, fit);
+  const int32_t columns = parts.target.model->workspace().shape().columns;
+  const int32_t fit = columns / last_.generating - 1;
+  if (!parts.depth_policy) return std::min(*engine_.options().draft_depth, fit);
+  parts.expected = parts.depth_policy->choose(batch_state(prompt_tokens, fit));
+  return parts.expected.depth;
+}
+
+BatchState Batch::batch_state(int64_t prompt_tokens, int32_t most_depth) const {
+  const ExpertCache* cache = parts_->target.cache.get();
+  const ExpertLayout& layout = parts_->target.model->layout();
+  const auto moe_layers = std::count_if(layout.layers.begin(), layout.layers.end(),
+                                        [](const ExpertLayer& layer) { return !layer.experts.empty(); });
+  const int64_t riding =
+      std::min<int64_t>(prompt_tokens, parts_->target.model->workspace().shape().columns - last_.generating);
+  return {
+      .sequences = last_.generating,
+      .cached_positions = last_.cached_positions,
+      .rooms = parts_->rooms,
+      .prompt_tokens = riding,
+      .prompt_token_keys = prompt_keys(riding),
+      .resident_experts = cache == nullptr ? 0 : static_cast<double>(cache->slots()) / static_cast<double>(moe_layers),
+      .max_depth = most_depth};
+}
+
+// What the next so many tokens of prompts see, if they are taken in the order of admission.
+int64_t Batch::prompt_keys(int64_t tokens) const {
+  int64_t keys = 0;
+  for (const auto& one : parts_->active) {
+    if (generates(*one)) continue;
+    const int64_t known = parts_->target.model->kv().length(one->number);
+    const int64_t part = std::min(tokens, static_cast<int64_t>(one->text.tokens.size()) - known);
+    keys += part * known + part * (part + 1) / 2;
+    tokens -= part;
+  }
+  return keys;
 }
 
 Status Batch::draft(int32_t depth) {
@@ -249,7 +314,9 @@ std::vector<BatchRun> Batch::lay_out() {
     one->tokens.assign(part.begin(), part.end());
     // With the prompt's last token its first own one is chosen.
     one->chooses = part.size() == rest.size();
-    last_.prompt_tokens += static_cast<int64_t>(part.size());
+    const auto tokens = static_cast<int64_t>(part.size());
+    last_.prompt_tokens += tokens;
+    last_.prompt_token_keys += tokens * kv.length(one->number) + tokens * (tokens + 1) / 2;
     add(*one);
   }
   return runs;
@@ -343,9 +410,36 @@ void Batch::note(int64_t start_ns) {
     const uint64_t bytes = all.bytes_demanded + all.bytes_prefetched;
     last_.bytes_read = bytes - std::exchange(parts_->bytes_read, bytes);
   }
+  if (parts_->depth_policy) learn();
   ++stats_.iterations;
   stats_.busy_s += seconds(engine_.clock().now_ns() - start_ns);
   stats_.sum.add(last_);
+}
+
+// What the iteration tells about the next ones' depth.
+void Batch::learn() {
+  std::vector<int64_t> reached(static_cast<size_t>(last_.depth));
+  std::vector<int64_t> accepted(static_cast<size_t>(last_.depth));
+  for (const Sequence* one : parts_->running) {
+    for (int32_t i = 0; i < static_cast<int32_t>(one->drafted.size()) && i <= one->accepted; ++i) {
+      ++reached[static_cast<size_t>(i)];
+      if (i < one->accepted) ++accepted[static_cast<size_t>(i)];
+    }
+  }
+  parts_->depth_policy->observe({.depth = last_.depth,
+                                 .sequences = last_.generating,
+                                 .window_tokens = last_.window_tokens,
+                                 .drafted_tokens = last_.drafted_tokens,
+                                 .cached_positions = last_.cached_positions,
+                                 .prompt_tokens = last_.prompt_tokens,
+                                 .prompt_token_keys = last_.prompt_token_keys,
+                                 .draft_s = last_.draft_s,
+                                 .pass_s = last_.pass_s,
+                                 .stall_s = last_.stall_s,
+                                 .other_s = last_.head_s,
+                                 .bytes_read = last_.bytes_read,
+                                 .reached = reached,
+                                 .accepted = accepted});
 }
 
 Status Batch::step() {
@@ -386,6 +480,7 @@ void BatchIteration::add(const BatchIteration& other) {
   generating += other.generating;
   window_tokens += other.window_tokens;
   prompt_tokens += other.prompt_tokens;
+  prompt_token_keys += other.prompt_token_keys;
   drafted_tokens += other.drafted_tokens;
   accepted_tokens += other.accepted_tokens;
   generated_tokens += other.generated_tokens;
@@ -400,8 +495,9 @@ void BatchIteration::add(const BatchIteration& other) {
 }
 
 std::string Batch::explain() const {
-  return fmt::format("{} of {} sequences at once, depth {}", active(), parts_->target.model->kv().shape().sequences,
-                     last_.depth);
+  const std::string who = parts_->drafter == nullptr ? "nobody" : std::string(parts_->drafter->name());
+  if (!parts_->depth_policy) return fmt::format("{} drafts, depth {}: as asked for", who, last_.depth);
+  return fmt::format("{} drafts; {}", who, parts_->depth_policy->explain(batch_state(0, kMostBatchDepth)));
 }
 
 }  // namespace drafthorse

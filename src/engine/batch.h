@@ -24,6 +24,7 @@
 #include "base/status.h"
 #include "engine/engine.h"
 #include "engine/session.h"
+#include "plan/batch_depth.h"
 
 namespace drafthorse {
 
@@ -47,10 +48,11 @@ struct BatchResult {
 
 // One iteration, for the statistics and the timeline.
 struct BatchIteration {
-  int32_t depth = 0;          // tokens drafted per sequence, at most
-  int32_t generating = 0;     // sequences verified
-  int64_t window_tokens = 0;  // that the target verified
-  int64_t prompt_tokens = 0;  // that rode along
+  int32_t depth = 0;              // tokens drafted per sequence, at most
+  int32_t generating = 0;         // sequences verified
+  int64_t window_tokens = 0;      // that the target verified
+  int64_t prompt_tokens = 0;      // that rode along
+  int64_t prompt_token_keys = 0;  // sum over them of the positions that each sees
   int64_t drafted_tokens = 0;
   int64_t accepted_tokens = 0;
   int64_t generated_tokens = 0;  // became part of texts
@@ -106,6 +108,9 @@ class Batch {
   Sampler& sampler_of(Sequence& sequence);
   bool generates(const Sequence& sequence) const;
   int32_t choose_depth();
+  BatchState batch_state(int64_t prompt_tokens, int32_t most_depth) const;
+  int64_t prompt_keys(int64_t tokens) const;
+  void learn();
   Status draft(int32_t depth);
   void forget_drafts();
   std::vector<BatchRun> lay_out();

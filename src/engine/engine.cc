@@ -13,7 +13,7 @@
 #include "draft/ngram_drafter.h"
 #include "draft/target_kv_drafter.h"
 #include "ops/isa.h"
-#include "plan/batch_memory.h"
+#include "plan/batch_optimizer.h"
 
 namespace drafthorse {
 namespace {
@@ -311,22 +311,30 @@ Status Engine::plan_slots(MemoryNeeds& needs) {
     return {};
   }
   MemoryNeeds least = needs;
-  const uint64_t longest = align_up(sequence_bytes(*options_.context), kHugePage);
+  const uint64_t longest = sequence_bytes(*options_.context);
   least.fixed.add("keys and values of one text", longest);
   ASSIGN_OR_RETURN(plan_, plan_memory(least, *options_.ram_bytes));
   const BatchOptions& batch = *options_.batch;
   const int32_t typical = batch.typical_tokens > 0 ? batch.typical_tokens : *options_.context / 2;
-  const BatchMemory memory =
-      divide_batch_memory({.spare_bytes = align_down(*options_.ram_bytes - needs.fixed.total(), kHugePage),
-                           .slot_bytes = needs.slot_bytes,
-                           .total_experts = needs.total_experts,
-                           .least_slots = needs.least_slots,
-                           .experts_per_layer = target_config_.n_expert,
-                           .typical_bytes = sequence_bytes(std::min(typical, *options_.context)),
-                           .longest_bytes = longest,
-                           .sequences = target_.model->kv().shape().sequences});
-  batch_bytes_ = memory.sequence_bytes;
-  plan_.slots = memory.slots;
+  const int32_t tokens = std::min(typical, *options_.context);
+  const BatchMemory memory = {
+      .budget_bytes = *options_.ram_bytes,
+      .fixed_bytes = needs.fixed.total(),
+      .slot_bytes = needs.slot_bytes,
+      .total_experts = needs.total_experts,
+      // One layer's experts compute while the next one's are read.
+      .least_slots = std::clamp(2 * target_config_.n_expert, needs.least_slots, needs.total_experts),
+      .sequence_bytes = sequence_bytes(tokens)};
+  const int64_t fit = std::min<int64_t>(sequences_that_fit(memory, {.prompt_tokens = tokens}, 1),
+                                        target_.model->kv().shape().sequences);
+  const uint64_t most = *options_.ram_bytes - needs.fixed.total() -
+                        align_up(needs.slot_bytes * static_cast<uint64_t>(needs.least_slots), kHugePage);
+  batch_bytes_ = std::min(most, std::max(longest, static_cast<uint64_t>(fit) * memory.sequence_bytes));
+  if (needs.slot_bytes > 0) {
+    const uint64_t left = align_down(*options_.ram_bytes - needs.fixed.total() - batch_bytes_, kHugePage);
+    plan_.slots =
+        static_cast<int>(std::min<uint64_t>(left / needs.slot_bytes, static_cast<uint64_t>(needs.total_experts)));
+  }
   plan_.everything_resident = plan_.slots == needs.total_experts;
   needs.fixed.add("keys and values of texts", batch_bytes_);
   return {};
