@@ -1,6 +1,7 @@
 #include "batch_command.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -128,12 +129,8 @@ class BatchRun {
   }
 
   Status open_engine() {
-    options_.interrupt = interrupts_.flag();
-    // Memory for choosing tokens is booked by what the most demanding request needs.
-    if (options_.sampling.grammar.size() < input_->largest_grammar().size()) {
-      options_.sampling.ignore_end = false;
-      options_.sampling.grammar = input_->largest_grammar();
-    }
+    interrupts_.emplace();
+    options_.interrupt = interrupts_->flag();
     options_.batch = BatchOptions{.sequences = 1, .typical_tokens = 1, .requests = 1, .regime = flags_.regime};
     {
       // For its vocabulary alone: how long prompts are decides about the memory of the real one.
@@ -171,7 +168,10 @@ class BatchRun {
     const Batch& batch = engine.batch();
     SpeedMeter meter;
     meter.note(clock_.now_ns(), 0);
+    // Results on the screen need no bar between them.
+    const bool bar = flags_.out != "-" || isatty(STDOUT_FILENO) == 0;
     Status status = job.run([&] {
+      if (!bar) return;
       meter.note(clock_.now_ns(), batch.stats().sum.generated_tokens);
       const JobCounts& counts = job.counts();
       console_.progress(progress_text(counts, batch.stats(), batch.last(), batch.active(), meter.tokens_per_s()),
@@ -181,8 +181,13 @@ class BatchRun {
     const Status synchronised = results_->finish();
     if (status.ok()) status = synchronised;
     const bool interrupted = status.kind() == StatusKind::kInterrupted;
-    const JobReport report{*engine_, job.counts(), batch.stats(), batch.explain(), seconds_since_start(),
-                           load_s_,  interrupted};
+    const JobReport report{*engine_,
+                           job.counts(),
+                           batch.stats(),
+                           batch.stats().iterations > 0 ? batch.explain() : "",
+                           seconds_since_start(),
+                           load_s_,
+                           interrupted};
     print_summary(console_, report);
     if (flags_.stats) print_stats(console_, report);
     if (!flags_.stats_file.empty()) {
@@ -212,7 +217,7 @@ class BatchRun {
   Console console_;
   SteadyClock clock_;
   int64_t started_ns_;
-  Interrupts interrupts_;
+  std::optional<Interrupts> interrupts_;  // from when there is something to end in order
   EngineOptions options_;
   std::unique_ptr<BatchInput> input_;
   std::optional<ResultWriter> writer_;
@@ -245,7 +250,7 @@ Ctrl-C, a crash or a loss of power lose what was being generated, nothing else: 
   batch->add_flag("--retry-errors", flags.retry_errors, "as --resume, but requests that failed are tried again");
   batch->add_option("--sequences", flags.sequences, "requests worked on at once, at most; default: by memory")
       ->type_name("N")
-      ->check(CLI::Range(1, 1 << 16));
+      ->check(CLI::Range(1, kMostSequences));
   batch
       ->add_option("--regime", flags.regime,
                    "how experts are read: stream (layer after layer, ahead), cache (on demand, kept), layered (on "

@@ -82,11 +82,7 @@ Status BatchInput::add(const FileLine& read) {
                       lines_[earlier->second].number, read.number, line.custom_id.substr(0, kMostShownIdBytes)));
     }
   }
-  if (parsed.request) {
-    any_chat_ = any_chat_ || parsed.request->chat;
-    const std::string& grammar = parsed.request->sampling.grammar;
-    if (grammar.size() > largest_grammar_.size()) largest_grammar_ = grammar;
-  }
+  any_chat_ = any_chat_ || (parsed.request && parsed.request->chat);
   lines_.push_back(std::move(line));
   return {};
 }

@@ -21,7 +21,7 @@ class BatchInput {
     int64_t number = 0;  // in the file, from 1; empty lines count and are not here
     int64_t offset = 0;
     int64_t bytes = 0;
-    std::string custom_id;  // empty: none that can be read
+    std::string custom_id = {};  // empty: none that can be read
     bool valid = false;     // as far as can be told without the model
   };
 
@@ -42,9 +42,7 @@ class BatchInput {
   // Whether the file behind `descriptor` is this one.
   bool is_file(int descriptor) const;
 
-  // --- of the valid requests
-  bool any_chat() const { return any_chat_; }
-  const std::string& largest_grammar() const { return largest_grammar_; }  // empty: none has one
+  bool any_chat() const { return any_chat_; }  // among the valid requests
 
  private:
   BatchInput(std::string name, int descriptor, RequestDefaults defaults)
@@ -58,7 +56,6 @@ class BatchInput {
   std::vector<Line> lines_;
   std::unordered_map<std::string, size_t> by_id_;
   bool any_chat_ = false;
-  std::string largest_grammar_;
 };
 
 }  // namespace drafthorse::cli

@@ -12,6 +12,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr int64_t kSampleNs = 100'000'000;
+
 double ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
 double ratio(int64_t part, int64_t whole) { return ratio(static_cast<double>(part), static_cast<double>(whole)); }
 
@@ -33,6 +35,8 @@ double computing_share(const JobReport& report) {
 }  // namespace
 
 void SpeedMeter::note(int64_t now_ns, int64_t tokens) {
+  // Iterations may be many: the newest sample moves until it is some way off the one before.
+  if (samples_.size() > 2 && now_ns - samples_[samples_.size() - 2].ns < kSampleNs) samples_.pop_back();
   samples_.push_back({now_ns, tokens});
   // One from before the window's beginning is kept, so that it is always covered.
   while (samples_.size() > 2 && now_ns - samples_[1].ns >= kWindowNs) samples_.pop_front();
@@ -82,9 +86,11 @@ void print_summary(Console& console, const JobReport& report) {
   const BatchIteration& sum = stats.sum;
   print_counts(console, report.counts);
   if (stats.iterations == 0) return;
+  const std::string took =
+      report.seconds < 60 ? fmt::format("{:.2f} s", report.seconds) : format_duration(report.seconds);
   console.line(fmt::format("{} tokens in {}: {:.2f} tokens/s, {:.2f} end to end; prompts {} tokens",
-                           sum.generated_tokens, format_duration(report.seconds), decode_tokens_per_s(report),
-                           end_to_end_tokens_per_s(report), sum.prompt_tokens));
+                           sum.generated_tokens, took, decode_tokens_per_s(report), end_to_end_tokens_per_s(report),
+                           sum.prompt_tokens));
   console.line(fmt::format("{} iterations, {:.1f} sequences in each, {} at most", stats.iterations,
                            ratio(sum.generating, stats.iterations), stats.most_sequences));
   if (sum.drafted_tokens > 0) {

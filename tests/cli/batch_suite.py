@@ -189,6 +189,14 @@ class Formats(BatchTestCase):
         plain = "Be brief.\n\nUser: def add(a, b):\nAssistant: return a + b\nUser: and subtract?\nAssistant:"
         self.assertEqual(texts["a"].encode(), run("-p", plain, "-n", 12, "--stop", "\nUser:").out)
 
+    def test_keys_and_values_in_fewer_bits(self):
+        requests = [completion(f"{i}", PROMPT * (i + 1), max_tokens=40, temperature=0.7, seed=i) for i in range(4)]
+        self.assert_fine(self.batch(requests, "--kv", "q8_0", "-d", Setup.draft()))
+        for i, text in enumerate(self.texts()[str(i)] for i in range(4)):
+            alone = run("-p", PROMPT * (i + 1), "-n", 40, "--temp", "0.7", "--seed", i, "--kv", "q8_0")
+            self.assert_fine(alone)
+            self.assertEqual(text.encode(), alone.out)
+
     def test_standard_input_and_output(self):
         requests = [completion(f"{i}", max_tokens=4) for i in range(3)]
         arguments = self.command(None, "-q", out="-")
@@ -306,6 +314,9 @@ class Usage(BatchTestCase):
             (["-m", Setup.target(), "--in", path, "--out", self.out, "--temp", "-1"], USAGE, "temperature"),
             (["-m", Setup.target(), "--in", path, "--out", self.out, "--stats-file", self.folder], FILE, self.folder),
             (["-m", Setup.target(), "--in", path, "--out", self.out, "--chat-template", "none"], USAGE, "none"),
+            (["-m", Setup.target(), "--in", path, "--out", self.out, "--grammar",
+              self.write("grammar", b"root ::= (")], USAGE, "grammar"),
+            (["-m", Setup.target(), "--in", path, "--out", self.out, "--drafter", "resident"], USAGE, "resident"),
         ):
             self.assert_refused(execute([Setup.binary, "batch", *map(str, arguments)]), code, *said)
             self.out.unlink(missing_ok=True)
@@ -364,7 +375,7 @@ class Resuming(BatchTestCase):
     def test_where_all_is_done_no_model_is_needed(self):
         result = self.batch(None, "--resume", "--draft", self.folder / "none.gguf")
         self.assert_fine(result)
-        self.assertIn("all 6 requests have their results", result.err)
+        self.assertIn("6 of 6 requests done, 6 of them before", result.err)
         self.assertEqual(self.out.read_bytes(), self.whole)
 
     def test_with_nothing_there_it_begins(self):

@@ -1,5 +1,6 @@
 // `drafthorse batch` without a model: lines of requests and results, and a job on an engine that makes texts up.
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -264,13 +265,13 @@ TEST_F(BatchFiles, InputIsReadAgainByLine) {
 TEST_F(BatchFiles, LinesAcrossPiecesOfTheFile) {
   std::string text;
   for (int i = 0; i < 40; ++i) {
-    text += completion("id" + std::to_string(i), "\"user\":\"" + std::string(static_cast<size_t>(i) * 700, 'x') + '"') +
-            "\n";
+    text +=
+        completion(fmt::format("id{}", i), "\"user\":\"" + std::string(static_cast<size_t>(i) * 700, 'x') + '"') + "\n";
   }
   const auto in = input(text);
   ASSERT_EQ(in->lines().size(), 40U);
   for (size_t i = 0; i < 40; ++i) {
-    EXPECT_EQ(in->lines()[i].custom_id, "id" + std::to_string(i));
+    EXPECT_EQ(in->lines()[i].custom_id, fmt::format("id{}", i));
     EXPECT_TRUE(in->read(i).ok());
   }
 }
@@ -506,7 +507,7 @@ class Jobs : public BatchFiles {
   static std::string many(int count) {
     std::string text;
     for (int i = 0; i < count; ++i) {
-      const std::string id = "r" + std::to_string(i);
+      const std::string id = fmt::format("r{}", i);
       const int tokens = i % 50 == 7 ? 13 : i % 50 == 8 ? 14 : i % 50 == 9 ? 15 : 1 + i * 7 % 12;
       text += i % 50 == 6 ? "broken\n" : completion(id, "\"max_tokens\":" + std::to_string(tokens)) + "\n";
       if (i % 20 == 3) text += "\n";
