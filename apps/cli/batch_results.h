@@ -101,7 +101,7 @@ class ResultsFile {
   int64_t found_ = 0;
   int64_t found_failed_ = 0;
   SteadyClock clock_;
-  int64_t synced_ns_ = 0;
+  int64_t synced_ns_ = clock_.now_ns();
 };
 
 }  // namespace drafthorse::cli
