@@ -16,6 +16,7 @@ class CostCurve {
   struct Point {
     double count = 0;
     double seconds = 0;
+    bool operator==(const Point&) const = default;
   };
 
   CostCurve() = default;  // costs nothing
@@ -35,6 +36,7 @@ class CostCurve {
   // Point by point; both are evaluated at all counts of either.
   CostCurve plus(const CostCurve& other) const;
   CostCurve scaled(double factor) const;
+  bool operator==(const CostCurve&) const = default;
 
  private:
   std::vector<Point> points_;

@@ -128,14 +128,40 @@ PassWork operator+(const PassWork& a, const PassWork& b) {
   return {a.tokens + b.tokens, a.token_keys + b.token_keys, a.keys + b.keys, a.heads + b.heads};
 }
 
-PassSeconds pass_seconds(const ModelCost& cost, const PassWork& work) {
+namespace {
+
+// of(layer): seconds of dense work and of experts. Most layers are like the one before.
+template <typename Of>
+PassSeconds sum_layers(const ModelCost& cost, const Of& of) {
   PassSeconds out;
-  for (const LayerCost& layer : cost.layers) {
-    out.dense += layer.dense.at(work.tokens);
-    if (layer.experts > 0) out.experts += experts_seconds(layer, cost.popularity, work.tokens);
+  std::pair<double, double> seconds;
+  for (size_t i = 0; i < cost.layers.size(); ++i) {
+    if (i == 0 || !(cost.layers[i] == cost.layers[i - 1])) seconds = of(cost.layers[i]);
+    out.dense += seconds.first;
+    out.experts += seconds.second;
   }
+  return out;
+}
+
+}  // namespace
+
+PassSeconds pass_seconds(const ModelCost& cost, const PassWork& work) {
+  PassSeconds out = sum_layers(cost, [&](const LayerCost& layer) {
+    return std::pair(layer.dense.at(work.tokens),
+                     layer.experts > 0 ? experts_seconds(layer, cost.popularity, work.tokens) : 0);
+  });
   out.attention = static_cast<double>(cost.layers.size()) * cost.attention.seconds(work.token_keys, work.keys);
   out.head = cost.head.at(work.heads);
+  return out;
+}
+
+PassSeconds weight_seconds(const ModelCost& cost, const PassWork& work) {
+  if (work.tokens <= 0) return {};
+  const double used = experts_used(cost.popularity, work.tokens);
+  PassSeconds out = sum_layers(cost, [&](const LayerCost& layer) {
+    return std::pair(layer.dense.base(), layer.experts > 0 ? used * layer.expert.base() : 0);
+  });
+  if (work.heads > 0) out.head = cost.head.base();
   return out;
 }
 

@@ -21,6 +21,7 @@ struct LayerCost {
   CostCurve dense;   // by tokens: projections, router, shared experts or dense FFN, norms
   CostCurve expert;  // by rows: one routed expert
   int experts = 0;   // 0: a dense layer
+  bool operator==(const LayerCost&) const = default;
 };
 
 // One layer's attention: the slower of arithmetic and reading.
@@ -73,6 +74,8 @@ struct PassSeconds {
   double total() const { return dense + attention + experts + head; }
 };
 PassSeconds pass_seconds(const ModelCost& cost, const PassWork& work);
+// Of these what does not depend on tokens but on being done at all: reading weights.
+PassSeconds weight_seconds(const ModelCost& cost, const PassWork& work);
 
 // Of one layer, mean over experts: distinct experts that so many tokens use, and of those the ones that are not among
 // the `resident` most popular.
