@@ -33,7 +33,7 @@ struct Plan {
 
 Result<EngineOptions> engine_options(const PlanFlags& flags) {
   return engine_options(EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads,
-                                    flags.draft_depth, flags.drafter});
+                                    flags.draft_depth, flags.drafter, flags.kv});
 }
 
 bool same_shape(const ModelConfig& a, const ModelConfig& b) {
@@ -295,6 +295,7 @@ CLI::App* add_plan_command(CLI::App& app, PlanFlags& flags) {
       ->type_name("auto|N")
       ->capture_default_str();
   add_drafter_flag(*plan, flags.drafter);
+  add_kv_flag(*plan, flags.kv);
   plan->add_option("--prompt-tokens", flags.prompt_tokens, "length of the prompt to plan for")
       ->type_name("N")
       ->check(CLI::Range(1, 1 << 24))

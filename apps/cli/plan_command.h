@@ -18,6 +18,7 @@ struct PlanFlags {
   int threads = 0;
   std::string draft_depth = "auto";
   std::string drafter{kDefaultDrafter};
+  std::string kv = "f16";
   int prompt_tokens = 128;
   int tokens = 256;
   double acceptance = -1;  // below 0: assumed by the kind of draft

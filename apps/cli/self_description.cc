@@ -30,10 +30,12 @@ std::vector<std::string> flags_of(const CLI::App& app) {
 // Flags that take one of a few words.
 constexpr std::pair<const char*, const char*> kWords[] = {
     {"--io", "uring pread list"},
+    {"--kv", "f16 q8_0"},
+    {"--regime", "auto stream cache layered list"},
     {"--policy", "auto sp-moe sp-moe-sync on-demand adapmoe moe-infinity specter next-use list"},
     {"--predictor", "none cross cross-norm draft-router fitted next-gate frequency trace combined list"},
     {"--prefetch", "none cutoff cutoff-sync next-layer top ahead deadline list"},
-    {"--eviction", "lru lfu lru-layer stale-first activation next-use draft-guided list"},
+    {"--eviction", "lru lfu lru-layer stale-first activation next-use circle draft-guided list"},
     {"--cutoff", "auto"},
     {"--depth", "auto 0 1 2 4 8 16"},
     {"--preset", "this rtx3090 rtx4090 a100"},
@@ -189,7 +191,7 @@ What \fBdrafthorse profile\fR measured.
 .SH ENVIRONMENT
 XDG_CONFIG_HOME and XDG_CACHE_HOME move those folders.
 .SH EXIT STATUS
-0 fine, 1 failed while running, 2 usage, 3 a file, 4 memory, 130 interrupted.
+0 fine, 1 failed while running, 2 usage, 3 a file, 4 memory, 5 some requests of a batch failed, 130 interrupted.
 )";
   return text;
 }

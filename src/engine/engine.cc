@@ -116,7 +116,7 @@ Result<std::unique_ptr<Engine>> Engine::prepare(const EngineOptions& options) {
   if (options.batch) {
     // Whole layers are read, or what a layer asks for: there is nobody to foretell.
     engine->options_.schedule.policy = "on-demand";
-    engine->options_.schedule.eviction = options.batch->regime == "layered" ? "lru" : "next-use";
+    engine->options_.schedule.eviction = options.batch->regime == "layered" ? "lru" : "circle";
   }
   ASSIGN_OR_RETURN(engine->options_.schedule, resolve(options.schedule));
   RETURN_IF_ERROR(engine->read_files());

@@ -1,7 +1,10 @@
 #include "forward/forward_pass.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
+
+#include "base/units.h"
 
 namespace drafthorse {
 
@@ -9,7 +12,11 @@ namespace {
 
 constexpr int64_t kAccumulateGrain = 16;  // rows
 // While an expert's many rows are computed nobody polls: enough must be under way to keep the disk busy.
-constexpr uint64_t kPrefillBackgroundBytes = uint64_t{kReadQueueCapacity} * kReadPieceBytes;
+constexpr uint64_t kStreamBackgroundBytes = uint64_t{kReadQueueCapacity} * kReadPieceBytes;
+constexpr uint64_t kLeastAheadBytes = 32 * kMiB;
+constexpr double kAssumedReadRate = 1e9;  // bytes per second, until it has been seen
+// Reading an expert that is used less often than this delays others more than it helps.
+constexpr double kLikely = 0.9;
 
 }  // namespace
 
@@ -91,6 +98,7 @@ Status ForwardPass::run_batch(std::span<const BatchRun> runs) {
   CHECK(count > 0);
   model_.embed(sequences);
   is_batch_ = true;
+  if (end_ns_ > 0) between_ns_ = start - end_ns_;
   const Status status = run_layers(count, {});
   if (!status.ok()) {
     if (cache_ != nullptr) cache_->abandon();
@@ -108,7 +116,9 @@ Status ForwardPass::run_batch(std::span<const BatchRun> runs) {
     }
     kv.extend(static_cast<int32_t>(one.run.tokens.size()), one.run.sequence);
   }
-  stats_.duration_ns = clock_.now_ns() - start;
+  end_ns_ = clock_.now_ns();
+  stage_ns_ = stats_.stage_ns;
+  stats_.duration_ns = end_ns_ - start;
   return {};
 }
 
@@ -191,7 +201,8 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
     token_of_row_.insert(token_of_row_.end(), tokens.begin(), tokens.end());
   }
   CHECK(static_cast<int32_t>(token_of_row_.size()) <= workspace.expert_rows);
-  cache_->set_background_limit(kBackgroundBytesInFlight);
+  cache_->set_background_limit(is_batch_ ? kStreamBackgroundBytes : kBackgroundBytesInFlight);
+  foresee_next_layer(layer, count);
 
   const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
   PassObserver* const observer = is_batch_ ? nullptr : observer_;
@@ -206,7 +217,7 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     ASSIGN_OR_RETURN(const std::vector<ExpertId> ready, cache_->take_ready());
     if (ready.empty()) break;
-    prefetch_next_layer(layer, count);
+    read_ahead(layer, union_.size());
     compute_group(layer, ready);
     for (const ExpertId expert : ready) cache_->release(expert);
     if (observer != nullptr) observer->worked();
@@ -263,40 +274,48 @@ void ForwardPass::compute_group(LayerId layer, std::span<const ExpertId> experts
 }
 
 Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
-  Workspace& workspace = model_.workspace();
-  const auto n_embd = static_cast<size_t>(model_.config().n_embd);
   clear_sum(count);
   const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
-  cache_->set_background_limit(kPrefillBackgroundBytes);
-  cache_->demand(layer, union_);
-  for (const ExpertId expert : union_) {
+  cache_->set_background_limit(kStreamBackgroundBytes);
+  foresee_next_layer(layer, count);
+  cache_->begin_turn(layer, union_);
+  for (size_t i = 0; i < union_.size(); ++i) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
+    const ExpertId expert = union_[i];
+    cache_->demand_portion({&expert, 1});
+    read_ahead(layer, i + 1);
     RETURN_IF_ERROR(cache_->wait_for(expert));
-    prefetch_next_layer(layer, count);
-    const std::vector<int32_t>& tokens = tokens_of_[index(expert)];
-    for (size_t begin = 0; begin < tokens.size(); begin += static_cast<size_t>(workspace.expert_rows)) {
-      const size_t rows = std::min(static_cast<size_t>(workspace.expert_rows), tokens.size() - begin);
-      work_.assign(1, {cache_->weights(expert), 0, static_cast<int32_t>(rows)});
-      compute(layer, {tokens.data() + begin, rows});
-      // A row each to another token's sum: any thread may add it.
-      model_.pool().run(static_cast<int64_t>(rows), kAccumulateGrain, [&](int64_t first, int64_t end) {
-        for (int64_t row = first; row < end; ++row) {
-          const int32_t t = tokens[begin + static_cast<size_t>(row)];
-          const std::span<const RoutedExpert> routes = routed(layer, t);
-          const auto route = std::find_if(routes.begin(), routes.end(),
-                                          [expert](const RoutedExpert& one) { return one.expert == expert; });
-          ops::accumulate(workspace.expert_sum + static_cast<size_t>(t) * n_embd,
-                          workspace.expert_output + static_cast<size_t>(row) * n_embd, route->weight,
-                          model_.config().n_embd);
-        }
-      });
-    }
+    add_expert(layer, expert);
     cache_->release(expert);
     cache_->poll();
   }
   stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
   add_sum(count);
   return {};
+}
+
+// All of the present layer's rows of one expert, added to their tokens' sums.
+void ForwardPass::add_expert(LayerId layer, ExpertId expert) {
+  Workspace& workspace = model_.workspace();
+  const auto n_embd = static_cast<size_t>(model_.config().n_embd);
+  const std::vector<int32_t>& tokens = tokens_of_[index(expert)];
+  for (size_t begin = 0; begin < tokens.size(); begin += static_cast<size_t>(workspace.expert_rows)) {
+    const size_t rows = std::min(static_cast<size_t>(workspace.expert_rows), tokens.size() - begin);
+    work_.assign(1, {cache_->weights(expert), 0, static_cast<int32_t>(rows)});
+    compute(layer, {tokens.data() + begin, rows});
+    // A row each to another token's sum: any thread may add it.
+    model_.pool().run(static_cast<int64_t>(rows), kAccumulateGrain, [&](int64_t first, int64_t end) {
+      for (int64_t row = first; row < end; ++row) {
+        const int32_t t = tokens[begin + static_cast<size_t>(row)];
+        const std::span<const RoutedExpert> routes = routed(layer, t);
+        const auto route = std::find_if(routes.begin(), routes.end(),
+                                        [expert](const RoutedExpert& one) { return one.expert == expert; });
+        ops::accumulate(workspace.expert_sum + static_cast<size_t>(t) * n_embd,
+                        workspace.expert_output + static_cast<size_t>(row) * n_embd, route->weight,
+                        model_.config().n_embd);
+      }
+    });
+  }
 }
 
 Status ForwardPass::run_among_residents(int32_t token) {
@@ -355,31 +374,60 @@ void ForwardPass::experts_among_residents(LayerId layer) {
   add_sum(1);
 }
 
-// The layer whose experts are worth reading while `layer` computes.
-std::optional<LayerId> ForwardPass::layer_to_read_ahead(LayerId layer, int32_t count) const {
-  const ModelConfig& config = model_.config();
-  if (read_ahead_ == ReadAhead::kNever) return std::nullopt;
-  // Many tokens use nearly all experts of the next layer, whatever its routing.
-  constexpr int32_t kUsesPerExpert = 4;
-  if (read_ahead_ == ReadAhead::kByUse &&
-      int64_t{count} * config.n_expert_used < int64_t{kUsesPerExpert} * config.n_expert) {
-    return std::nullopt;
-  }
-  for (int32_t next = index(layer) + 1; next < config.n_layer; ++next) {
-    if (model_.is_moe_layer(LayerId{next})) return LayerId{next};
-  }
-  if (!is_batch_) return std::nullopt;
-  // A batch goes round and round.
-  for (int32_t next = 0; next < index(layer); ++next) {
-    if (model_.is_moe_layer(LayerId{next})) return LayerId{next};
+// The next layer with experts; of a batch, which goes round and round, the first one after the last.
+std::optional<LayerId> ForwardPass::next_moe_layer(LayerId layer) const {
+  const int32_t n_layer = model_.config().n_layer;
+  for (int32_t step = 1; step < n_layer; ++step) {
+    const int32_t next = index(layer) + step;
+    if (next >= n_layer && !is_batch_) break;
+    if (model_.is_moe_layer(LayerId{next % n_layer})) return LayerId{next % n_layer};
   }
   return std::nullopt;
 }
 
-void ForwardPass::prefetch_next_layer(LayerId layer, int32_t count) {
-  const std::optional<LayerId> next = layer_to_read_ahead(layer, count);
-  if (!next) return;
-  for (int32_t e = 0; e < model_.config().n_expert; ++e) cache_->prefetch({*next, ExpertId{e}});
+// Which experts of the next layer are likely enough to be used by as many tokens to be read before its router has
+// spoken, and how much may be read ahead.
+void ForwardPass::foresee_next_layer(LayerId layer, int32_t count) {
+  ahead_.clear();
+  ahead_bytes_ = std::max(2 * ExpertCache::slot_bytes(cache_->layout()), kLeastAheadBytes);
+  const std::optional<LayerId> next = next_moe_layer(layer);
+  if (read_ahead_ == ReadAhead::kNever || !next) return;
+  const ModelConfig& config = model_.config();
+  // What a session's window will use the scheduler foresees better; of a prompt that goes as a window this much is
+  // sure.
+  constexpr int64_t kUsesPerExpert = 4;
+  const bool window = !is_batch_ && count <= model_.workspace().shape().max_window;
+  if (window && int64_t{count} * config.n_expert_used < kUsesPerExpert * config.n_expert) return;
+  const double even = static_cast<double>(config.n_expert_used) / config.n_expert;
+  for (int32_t e = 0; e < config.n_expert; ++e) {
+    const ExpertKey key{*next, ExpertId{e}};
+    // A text uses experts unevenly, many texts less so.
+    const double used = 1 - std::pow(1 - std::max(cache_->use_rate(key), even / 2), count);
+    if (read_ahead_ == ReadAhead::kAlways || used >= kLikely) ahead_.push_back(key);
+  }
+  // Between two layers' experts nobody computes any: what the disk brings meanwhile must have been asked for.
+  const bool wraps = index(*next) <= index(layer);
+  const double gap_s = seconds(stage_ns_ / config.n_layer + (wraps ? between_ns_ : 0));
+  const double rate = cache_->read_bytes_per_s() > 0 ? cache_->read_bytes_per_s() : kAssumedReadRate;
+  ahead_bytes_ += static_cast<uint64_t>(gap_s * rate);
+}
+
+// Keeps reads under way while experts are computed: those of this layer from union_[next] on, then the next layer's. No
+// further ahead than keeps the disk busy, since each expert read ahead takes the slot of one that would be used again.
+void ForwardPass::read_ahead(LayerId layer, size_t next) {
+  const uint64_t expert_bytes = ExpertCache::slot_bytes(cache_->layout());
+  uint64_t bytes = 0;
+  const auto read = [&](ExpertKey key) {
+    if (!cache_->resident(key) || cache_->prefetched(key)) bytes += expert_bytes;
+    if (bytes > ahead_bytes_) return false;
+    return cache_->prefetch(key) != Prefetched::kNoSlot;
+  };
+  for (size_t i = next; i < union_.size(); ++i) {
+    if (!read({layer, union_[i]})) return;
+  }
+  for (const ExpertKey key : ahead_) {
+    if (!read(key)) return;
+  }
 }
 
 std::vector<double> ForwardPass::distinct_by_window(int32_t most) const {

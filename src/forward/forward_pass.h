@@ -45,8 +45,8 @@ struct BatchRun {
 
 // Whether a pass reads the next layer's experts while it computes one's.
 enum class ReadAhead {
-  kByUse,   // all of them, where its tokens are so many that nearly all will be used
-  kAlways,  // all of them, and the first layer's while the last one's are computed: for one pass after the other
+  kByUse,   // those that so many tokens are likely to use
+  kAlways,  // all of them
   kNever,
 };
 
@@ -104,8 +104,10 @@ class ForwardPass {
   // Computes work_, whose rows read the tokens given.
   void compute(LayerId layer, std::span<const int32_t> token_of_row);
   void compute_group(LayerId layer, std::span<const ExpertId> experts);
-  std::optional<LayerId> layer_to_read_ahead(LayerId layer, int32_t count) const;
-  void prefetch_next_layer(LayerId layer, int32_t count);
+  void add_expert(LayerId layer, ExpertId expert);
+  std::optional<LayerId> next_moe_layer(LayerId layer) const;
+  void foresee_next_layer(LayerId layer, int32_t count);
+  void read_ahead(LayerId layer, size_t next);
   std::span<const RoutedExpert> routed(LayerId layer, int32_t token) const;
 
   Model& model_;
@@ -118,6 +120,13 @@ class ForwardPass {
   int32_t chunk_tokens_ = 0;  // tokens that routes_ holds
   ReadAhead read_ahead_ = ReadAhead::kByUse;
   bool is_batch_ = false;  // the pass under way is run_batch()'s
+  // What is read ahead of the experts being computed, in this order, and how much of it at once.
+  std::vector<ExpertKey> ahead_;
+  uint64_t ahead_bytes_ = 0;
+  // Of the last run_batch(): its stages up to the routers, its end, and what was done between it and the one before.
+  int64_t stage_ns_ = 0;
+  int64_t end_ns_ = 0;
+  int64_t between_ns_ = 0;
 
   std::vector<std::vector<RoutedExpert>> routes_;  // by layer: [tokens * n_expert_used]
   std::vector<std::vector<int32_t>> tokens_of_;    // by expert: tokens of the present layer routed to it
