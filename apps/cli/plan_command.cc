@@ -320,6 +320,7 @@ CLI::App* add_plan_command(CLI::App& app, PlanFlags& flags) {
       ->type_name("FILE")
       ->check(check_not_empty);
   plan->add_flag("--json", flags.json, "print JSON");
+  add_plan_batch_flags(*plan, flags.batch);
   return plan;
 }
 
@@ -331,6 +332,7 @@ int plan(const PlanFlags& flags) {
     const Status written = write_output(lines);
     return written.ok() ? 0 : fail(console, written);
   }
+  if (flags.batch.batch || !flags.batch.hardware.empty()) return plan_batch(flags);
   if (flags.target.empty()) return fail(console, usage_error("no model: give one with -m FILE"));
   const Result<Plan> made = make_plan(flags);
   if (!made.ok()) return fail(console, made.status());

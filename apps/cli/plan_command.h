@@ -6,6 +6,7 @@
 #include <string>
 
 #include "engine/engine.h"
+#include "plan_batch.h"
 
 namespace drafthorse::cli {
 
@@ -25,6 +26,7 @@ struct PlanFlags {
   std::string like;        // statistics of an earlier run; empty: none
   std::string profile;     // a profile's file; empty: this machine's
   bool json = false;
+  PlanBatchFlags batch;
 };
 
 CLI::App* add_plan_command(CLI::App& app, PlanFlags& flags);

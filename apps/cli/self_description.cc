@@ -41,6 +41,7 @@ constexpr std::pair<const char*, const char*> kWords[] = {
     {"--preset", "this rtx3090 rtx4090 a100"},
     {"--scale", "mixtral-8x7b phi-3.5-moe deepseek-v2-lite"},
     {"--stack", "native paper"},
+    {"--hardware", "a30 rtx4090d"},
     {"--batched-reads", "on off"},
     {"--suite", "quick policies ablation cutoff memory depth all"},
     {"--policies", "all auto sp-moe sp-moe-sync on-demand adapmoe moe-infinity specter next-use"},

@@ -76,6 +76,7 @@ BatchDepthPolicy::BatchDepthPolicy(BatchDepthOptions options) : options_(std::mo
   CHECK(options_.max_depth >= 0 && options_.load_bytes_per_s > 0);
   acceptance_.resize(static_cast<size_t>(options_.max_depth));
   if (!acceptance_.empty()) acceptance_[0] = {options_.acceptance, kPriorDrafts};
+  speaks_ = {1, 0.1};
   draft_ = {1, 0.1};
   rate_ = {options_.load_bytes_per_s, 0.1};
   bytes_ = {1, 0.1};
@@ -160,8 +161,8 @@ BatchDepthChoice BatchDepthPolicy::expect(const BatchState& state, const Draftin
   double reached = 1;
   out.tokens = sequences;
   for (int i = 0; i < depth; ++i) {
-    drafted += drafting[i];
-    out.tokens += drafting[i] * (reached *= acceptance(i));
+    drafted += speaks_.value * drafting[i];
+    out.tokens += speaks_.value * drafting[i] * (reached *= acceptance(i));
   }
   const double mean_keys = sequences > 0 ? static_cast<double>(state.cached_positions) / sequences : 0;
   const double window = sequences > 0 ? (sequences + drafted) / sequences : 0;
@@ -262,6 +263,9 @@ void BatchDepthPolicy::observe(const BatchObservation& iteration) {
   }
 
   other_.add(iteration.other_s, 1, kKeep);
+  if (iteration.asked_tokens > 0) {
+    speaks_.add(static_cast<double>(iteration.drafted_tokens) / static_cast<double>(iteration.asked_tokens), 1, kKeep);
+  }
   if (iteration.depth <= 0 || iteration.drafted_tokens <= 0) return;
   const double each = static_cast<double>(iteration.drafted_tokens) / iteration.depth;
   const Drafting drafting(static_cast<size_t>(iteration.depth), each);

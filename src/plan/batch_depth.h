@@ -71,8 +71,10 @@ struct BatchDepthChoice {
 struct BatchObservation {
   int32_t depth = 0;
   int32_t sequences = 0;
-  int64_t window_tokens = 0;     // verified: drafted + sequences
-  int64_t drafted_tokens = 0;    // 0 where there was no draft
+  int64_t window_tokens = 0;   // verified: drafted + sequences
+  int64_t drafted_tokens = 0;  // 0 where there was no draft
+  // What was asked for, where a drafter may have nothing to say (n-grams); 0: it always has.
+  int64_t asked_tokens = 0;
   int64_t cached_positions = 0;  // before it
   double resident_experts = 0;   // likewise, of each layer
   int64_t prompt_tokens = 0;
@@ -147,10 +149,11 @@ class BatchDepthPolicy {
   std::vector<Decayed> acceptance_;
   Factors stages_;
   Factors experts_;
-  Decayed draft_;  // measured over modelled
-  Decayed rate_;   // bytes per second
-  Decayed bytes_;  // measured over modelled
-  Decayed head_;   // measured over modelled
+  Decayed speaks_;  // drafted over asked for
+  Decayed draft_;   // measured over modelled
+  Decayed rate_;    // bytes per second
+  Decayed bytes_;   // measured over modelled
+  Decayed head_;    // measured over modelled
   Decayed other_;
   int64_t iterations_ = 0;
   int64_t next_trial_ = 1;

@@ -21,7 +21,7 @@ ModelCost target_model() {
   }
   cost.attention = {2e-8, 1e-8};
   cost.head = CostCurve::line(1e-3, 1e-5);
-  cost.popularity = expert_popularity(kExperts, 2, 2);
+  cost.popularity = expert_shares(kExperts, 2, 2);
   cost.expert_bytes = 1e7;
   return cost;
 }
@@ -292,6 +292,30 @@ TEST(BatchDepth, TokensAreThoseOfEachSequence) {
       }
     }
   }
+}
+
+// A drafter that has something to say for a quarter of the texts brings a quarter of its tokens.
+TEST(BatchDepth, KnowsWhoHasNothingToSay) {
+  BatchDepthPolicy policy(options());
+  BatchState state;
+  state.sequences = 40;
+  state.cached_positions = 4000;
+  const std::vector<int64_t> reached = {10, 10};
+  for (int i = 0; i < 200; ++i) {
+    BatchObservation seen;
+    seen.depth = 2;
+    seen.sequences = 40;
+    seen.asked_tokens = 80;
+    seen.drafted_tokens = 20;
+    seen.window_tokens = 60;
+    seen.cached_positions = 4000;
+    seen.draft_s = 1e-4;
+    seen.pass_s = 0.1;
+    seen.reached = reached;
+    seen.accepted = reached;
+    policy.observe(seen);
+  }
+  EXPECT_NEAR(policy.expect(state, 2).tokens, 40 + 10 * 2, 1);
 }
 
 TEST(BatchDepth, NobodyWithRoomDraftsNothing) {

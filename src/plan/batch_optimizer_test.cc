@@ -24,7 +24,7 @@ BatchPlanInput random_input(std::mt19937_64& random) {
   }
   in.target.attention = {between(random, 1e-8, 3e-6), between(random, 1e-8, 1e-6)};
   in.target.head = CostCurve::line(1e-3, 1e-5);
-  in.target.popularity = expert_popularity(experts, 2, between(random, 0, 4));
+  in.target.popularity = expert_shares(experts, 2, between(random, 0, 4));
   in.target.expert_bytes = 1e6;
   DraftCost draft;
   draft.model.layers.push_back({CostCurve::line(between(random, 0, 2e-3), between(random, 1e-6, 1e-3)), {}, 0});

@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/check.h"
+#include "plan/prediction.h"
+
 namespace drafthorse {
 namespace {
 
@@ -30,6 +33,7 @@ const KernelProfile* find_kernel(const MachineProfile& machine, const std::strin
 CostCurve matrix_cost(const std::vector<KernelRate>& rates, double weights) {
   std::vector<CostCurve::Point> points;
   for (const KernelRate& rate : rates) {
+    if (!points.empty() && rate.tokens <= points.back().count) continue;  // a profile that somebody wrote
     points.push_back({static_cast<double>(rate.tokens), weights * rate.seconds_per_weight});
   }
   return CostCurve(std::move(points));
@@ -37,7 +41,7 @@ CostCurve matrix_cost(const std::vector<KernelRate>& rates, double weights) {
 
 std::vector<double> popularity_of(const ModelWork& model, double skew) {
   for (const LayerWork& layer : model.layers) {
-    if (layer.n_expert > 0) return expert_popularity(layer.n_expert, model.n_expert_used, skew);
+    if (layer.n_expert > 0) return expert_shares(layer.n_expert, model.n_expert_used, skew);
   }
   return {};
 }
@@ -64,6 +68,22 @@ double kv_bytes_per_layer(const ModelWork& model, const ModelCostOptions& option
 }
 
 }  // namespace
+
+std::vector<double> expert_shares(int experts, int used, double skew) {
+  CHECK(experts > 0 && used > 0 && used <= experts && skew >= 0);
+  // Whose share exceeds 1 has 1, the others divide what is left.
+  std::vector<double> shares(static_cast<size_t>(experts), 1.0);
+  const auto shape = [&](int rank) { return std::exp(-skew * (rank + 0.5) / experts); };
+  for (int always = 0; always < used; ++always) {
+    double rest = 0;
+    for (int i = always; i < experts; ++i) rest += shape(i);
+    const double scale = (used - always) / rest;
+    if (scale * shape(always) > 1) continue;
+    for (int i = always; i < experts; ++i) shares[i] = scale * shape(i);
+    return shares;
+  }
+  return shares;  // used == experts
+}
 
 double AttentionCost::seconds(double token_keys, double keys) const {
   return std::max(s_per_token_key * token_keys, s_per_key * keys);

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numeric>
 #include <random>
+
+#include "plan/prediction.h"
 
 namespace drafthorse {
 namespace {
@@ -64,11 +67,22 @@ TEST(ModelCost, AssumedOnesHaveTheRightShape) {
   }
 }
 
+TEST(ExpertShares, AddUpAndFallFasterWithMoreSkew) {
+  for (const auto& [experts, used] : {std::pair(16, 2), std::pair(128, 8), std::pair(4, 4), std::pair(8, 7)}) {
+    for (const double skew : {0.0, 1.0, 4.0, 12.0}) {
+      const std::vector<double> p = expert_shares(experts, used, skew);
+      EXPECT_NEAR(std::accumulate(p.begin(), p.end(), 0.0), used, 1e-9);
+      for (size_t i = 1; i < p.size(); ++i) EXPECT_LE(p[i], p[i - 1]);
+      EXPECT_LE(p[0], 1.0);
+    }
+  }
+}
+
 // Against drawing tokens: the mean of distinct experts, and their cost, where every expert is drawn on its own.
 TEST(ModelCost, ExpertsAreExpectations) {
   constexpr int kDraws = 20000;
   const LayerCost layer = {CostCurve(), CostCurve::line(3, 2), 8};
-  const std::vector<double> popularity = expert_popularity(8, 2, 3);
+  const std::vector<double> popularity = expert_shares(8, 2, 3);
   for (uint64_t seed = 1; seed <= 3; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
     std::mt19937_64 random(seed);
