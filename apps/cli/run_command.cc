@@ -119,6 +119,7 @@ Result<EngineOptions> engine_options(const RunFlags& flags) {
   options.isa = flags.isa;
   options.io = flags.io;
   options.schedule = schedule_options(flags.schedule);
+  options.fitted_path = flags.fitted;
   ASSIGN_OR_RETURN(options.sampling, sampling_options(flags.sampling));
   return options;
 }
@@ -220,6 +221,10 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
       ->capture_default_str();
   add_drafter_flag(*run, flags.drafter);
   add_schedule_flags(*run, flags.schedule);
+  run->add_option("--fitted", flags.fitted,
+                  "what drafthorse calibrate made of the pair, or none; default: beside the draft, if it is there")
+      ->type_name("FILE|none")
+      ->check(check_not_empty);
   run->add_option("--io", flags.io, "how to read: uring, pread, or list")
       ->type_name("NAME")
       ->check(one_of(with_list({"uring", "pread"})))

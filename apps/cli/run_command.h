@@ -29,6 +29,7 @@ struct RunFlags {
   std::string chat_template;
   std::string system;
   ScheduleFlags schedule;
+  std::string fitted;  // empty: where calibrate puts it
   std::string io = "uring";
   int threads = 0;
   std::string isa;

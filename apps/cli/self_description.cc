@@ -48,6 +48,7 @@ constexpr std::pair<const char*, const char*> kWords[] = {
     {"--isa", "portable avx2 avx-vnni avx512 avx512-bf16 list"},
     {"--draft-depth", "auto 0 1 2 4 8 16"},
     {"--accept", "noise rejection"},
+    {"--writer", "draft target"},
     {"--drafter", "auto model shared-kv ngram resident none list"}};
 
 std::string roff(const std::string& text) {

@@ -82,6 +82,7 @@ Status ForwardPass::run_chunk(std::span<const int32_t> tokens, int32_t logits_wa
       if (cache_ != nullptr) cache_->poll();
     }
     const bool window = count <= shape.max_window;
+    if (observer_ != nullptr) observer_->reached(layer, count);
     if (observer_ != nullptr && window) observer_->staged(layer, count);
     if (model_.is_moe_layer(layer)) {
       route(layer, count);
