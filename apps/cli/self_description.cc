@@ -186,6 +186,9 @@ Defaults: lines of \fIkey = value\fR, a key being a long flag without its dashes
 .TP
 \fI~/.cache/drafthorse/profile.json\fR
 What \fBdrafthorse profile\fR measured.
+.TP
+\fIDRAFT.fitted-to-TARGET.gguf\fR
+What \fBdrafthorse calibrate\fR fitted, beside the draft.
 .SH ENVIRONMENT
 XDG_CONFIG_HOME and XDG_CACHE_HOME move those folders.
 .SH EXIT STATUS
