@@ -40,12 +40,14 @@ Model::Model(const ModelConfig& config, Compute& compute, const ModelOptions& op
       compute_(compute),
       options_(options),
       nodes_({compute.pool(), ops::simd::kernels(options.isa)}),
-      attention_({compute.pool(), ops::simd::kernels(options.isa)}, {.key_dim = config.head_dim,
-                                                                     .value_dim = config.value_dim,
-                                                                     .n_head = config.n_head,
-                                                                     .n_head_kv = config.n_head_kv,
-                                                                     .scale = config.attention_scale,
-                                                                     .window = config.attention_window}),
+      attention_({compute.pool(), ops::simd::kernels(options.isa)},
+                 {.key_dim = config.head_dim,
+                  .value_dim = config.value_dim,
+                  .n_head = config.n_head,
+                  .n_head_kv = config.n_head_kv,
+                  .kv_type = (options.kv != nullptr ? options.kv->shape().type : options.kv_type),
+                  .scale = config.attention_scale,
+                  .window = config.attention_window}),
       family_(find_family(config.architecture)) {
   CHECK(family_ != nullptr);
 }
@@ -65,7 +67,7 @@ Result<std::unique_ptr<Model>> Model::create(const GgufIndex& index, const Model
   model->layout_ = std::move(declarations.layout());
   ASSIGN_OR_RETURN(model->dense_, DenseWeights::reserve(declarations));
   if (options.kv == nullptr) {
-    ASSIGN_OR_RETURN(model->own_kv_, KvCache::reserve(config, options.context));
+    ASSIGN_OR_RETURN(model->own_kv_, KvCache::reserve(config, {options.context, options.sequences, options.kv_type}));
   }
   ASSIGN_OR_RETURN(model->workspace_, Workspace::reserve(config, model->layout_, options.workspace));
   model->measure_scratch();
@@ -149,7 +151,8 @@ void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
                            static_cast<uint64_t>(config_.n_expert_used) *
                            (8 * static_cast<uint64_t>(config_.n_layer) + 8);
   ledger.add(prefix + "dense weights", dense_.bytes());
-  if (!shares_kv()) ledger.add(prefix + "KV cache", own_kv_.bytes());
+  // Of many sequences not every row is ever written: how many may be is for who admits them to say.
+  if (!shares_kv() && options_.sequences == 1) ledger.add(prefix + "KV cache", own_kv_.bytes());
   const uint64_t attention = ops::attention_workspace_bytes(
       attention_.shape, std::min(kStageTokens, options_.workspace.columns), options_.context);
   ledger.add(prefix + "activations",
@@ -236,16 +239,24 @@ void Model::run(Graph& graph) {
   compute_.run(graph.graph);
 }
 
-void Model::embed(std::span<const int32_t> tokens, int32_t first_position) {
-  CHECK(static_cast<int32_t>(tokens.size()) <= options_.workspace.columns);
-  CHECK(first_position + static_cast<int32_t>(tokens.size()) <= kv().context());
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    CHECK(tokens[i] >= 0 && tokens[i] < config_.n_vocab);
-    workspace_.tokens[i] = tokens[i];
-    workspace_.positions[i] = first_position + static_cast<int32_t>(i);
-    workspace_.kv_rows[i] = first_position + static_cast<int64_t>(i);
+void Model::embed(std::span<const SequenceRun> runs) {
+  int32_t column = 0;
+  int32_t position = 0;
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const int32_t sequence = runs[i].sequence;
+    if (i == 0 || runs[i - 1].sequence != sequence) position = kv().length(sequence);
+    CHECK(column + static_cast<int32_t>(runs[i].tokens.size()) <= options_.workspace.columns);
+    CHECK(position + static_cast<int32_t>(runs[i].tokens.size()) <= kv().context());
+    for (const int32_t token : runs[i].tokens) {
+      CHECK(token >= 0 && token < config_.n_vocab);
+      workspace_.tokens[column] = token;
+      workspace_.positions[column] = position;
+      workspace_.kv_rows[column] = kv().first_row(sequence) + position;
+      ++column;
+      ++position;
+    }
   }
-  const std::unique_ptr<Graph> graph = build_embed(static_cast<int32_t>(tokens.size()));
+  const std::unique_ptr<Graph> graph = build_embed(column);
   run(*graph);
 }
 

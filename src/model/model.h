@@ -30,10 +30,18 @@ namespace drafthorse {
 inline constexpr int32_t kStageTokens = 256;
 
 struct ModelOptions {
-  int32_t context = 0;  // positions of the KV cache
+  int32_t context = 0;  // positions of a sequence in the KV cache
   WorkspaceShape workspace;
   ops::Isa isa = ops::best_isa();
   KvCache* kv = nullptr;  // another model's, to read and write instead of one of its own; must outlive the model
+  int32_t sequences = 1;  // in the KV cache
+  ggml_type kv_type = GGML_TYPE_F16;  // of keys and values
+};
+
+// Neighbouring tokens of one sequence in a pass.
+struct SequenceRun {
+  std::span<const int32_t> tokens;
+  int32_t sequence = 0;
 };
 
 // What a norm multiplies by and adds, each [n_embd]; bias: nullptr where the family has none.
@@ -95,8 +103,9 @@ class Model {
 
   // --- the stages of a pass over `count` tokens, which are columns [0, count) of the workspace
 
-  // workspace.tokens -> workspace.residual; positions start at `first_position`.
-  void embed(std::span<const int32_t> tokens, int32_t first_position);
+  // The runs' tokens, side by side, -> workspace.residual. Each run goes on where its sequence's KV cache ends; runs of
+  // one sequence follow each other.
+  void embed(std::span<const SequenceRun> runs);
 
   // One layer up to its routed experts: residual -> residual, ffn_input, router_logits; writes the KV cache.
   // Columns [first, first + count), count at most kStageTokens.
