@@ -110,6 +110,7 @@ class Engine {
   const Clock& clock() const { return clock_; }
   const EngineOptions& options() const { return options_; }  // with defaults filled in
   int32_t context() const { return *options_.context; }
+  bool drafts_with(std::string_view name) const;  // one of drafter_names(): it is asked, or may be
 
   const MemoryLedger& ledger() const { return ledger_; }
   const MemoryPlan& memory_plan() const { return plan_; }
@@ -131,7 +132,6 @@ class Engine {
   int32_t draft_depth_limit() const;
   Status read_files();
   Status choose_drafters();
-  bool drafts_with(std::string_view name) const;
   void create_drafters();
   Status create_models();
   Status plan();
