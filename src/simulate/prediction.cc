@@ -118,7 +118,8 @@ LinkOptions SpeedPredictor::link() const {
   const double rate = std::clamp(disk_rate(input_.machine, kMostInFlight), kLeastRate, kMostRate);
   const double alone = std::clamp(disk_rate(input_.machine, 1), kLeastRate, rate);
   const double latency = std::clamp(bytes / alone - bytes / rate, 0.0, 1.0);
-  return {rate, static_cast<int64_t>(latency * 1e9)};
+  return {rate, static_cast<int64_t>(latency * 1e9),
+          std::min(input_.machine.first_touch_s_per_byte, kMostSeconds / 1e9)};
 }
 
 // The draft reads the prompt, or the end of it, at once; all its experts are in memory.

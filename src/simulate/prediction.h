@@ -4,7 +4,8 @@
 // Typical texts (typical_text.h) of the model's shape are replayed (replay.h): the engine's own cache, scheduler,
 // policies and choice of depth, in virtual time, so that whatever those do is part of the prediction. Computing takes
 // what the profile says of the model's matrices (plan/compute_time.h), longer by the profile's slowdown while anything
-// is read; reads share a link of the profile's bandwidth, each with the latency that a single one of its largest reads
+// is read; memory that is read into for the first time takes the processor's time as well;
+// reads share a link of the profile's bandwidth, each with the latency that a single one of its largest reads
 // shows. Several texts are replayed where a model has few layers, and the mean is taken: each is only a sample.
 //
 // A model without routed experts has nothing to replay: at depth k a cycle takes k draft(1) + target(k + 1) and makes

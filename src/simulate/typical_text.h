@@ -22,7 +22,7 @@
 
 namespace drafthorse {
 
-inline constexpr double kDefaultSkew = 0.95;
+inline constexpr double kDefaultSkew = 0.85;
 // Of draft positions reached, those accepted, where nobody has measured it: medians of the demo pair's texts, with its
 // Q4_0 copy and with its small dense draft.
 inline constexpr double kSameModelAcceptance = 0.99;
