@@ -87,7 +87,7 @@ Result<BatchAdvice> advise_here(const PlanFlags& flags) {
   BatchAdvice advice;
   ASSIGN_OR_RETURN(EngineOptions options,
                    engine_options(EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads,
-                                              flags.draft_depth, flags.drafter}));
+                                              flags.draft_depth, flags.drafter, flags.kv}));
   const BatchJob job = {flags.prompt_tokens, flags.tokens, flags.batch.requests};
   options.kv_type = flags.batch.kv;
   options.batch = BatchOptions{.sequences = static_cast<int32_t>(flags.batch.sequences),
@@ -143,8 +143,9 @@ Result<BatchAdvice> advise_elsewhere(const PlanFlags& flags) {
   advice.acceptance_from = flags.acceptance >= 0 ? "given" : "inferred from the paper's gain on the A30";
   advice.input.acceptance = {advice.acceptance};
   if (flags.draft_depth != "auto") {
-    ASSIGN_OR_RETURN(const EngineOptions options, engine_options(EngineFlags{flags.target, flags.draft, flags.ram, 0, 0,
-                                                                             flags.draft_depth, flags.drafter}));
+    ASSIGN_OR_RETURN(const EngineOptions options,
+                     engine_options(EngineFlags{flags.target, flags.draft, flags.ram, 0, 0, flags.draft_depth,
+                                                flags.drafter, flags.kv}));
     advice.input.depth = options.draft_depth;
     advice.input.max_depth = *options.draft_depth;
   }
