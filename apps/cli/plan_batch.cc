@@ -89,7 +89,6 @@ Result<BatchAdvice> advise_here(const PlanFlags& flags) {
                    engine_options(EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads,
                                               flags.draft_depth, flags.drafter, flags.kv}));
   const BatchJob job = {flags.prompt_tokens, flags.tokens, flags.batch.requests};
-  options.kv_type = flags.batch.kv;
   options.batch = BatchOptions{.sequences = static_cast<int32_t>(flags.batch.sequences),
                                .typical_tokens = job.prompt_tokens + job.output_tokens,
                                .requests = job.requests};
@@ -321,10 +320,6 @@ void add_plan_batch_flags(CLI::App& command, PlanBatchFlags& flags) {
   command.add_option("--requests", flags.requests, "requests of the batch in all; default: more than fit at once")
       ->type_name("N")
       ->check(CLI::Range(1, 1 << 30));
-  command.add_option("--kv", flags.kv, "cached keys and values of a batch: f16 or q8_0")
-      ->type_name("TYPE")
-      ->check(one_of(kv_type_names()))
-      ->capture_default_str();
   std::vector<std::string> machines;
   for (const BatchHardware& one : batch_hardware()) machines.push_back(one.name);
   command
