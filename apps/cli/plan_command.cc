@@ -34,7 +34,7 @@ struct Plan {
 
 Result<EngineOptions> engine_options(const PlanFlags& flags) {
   return engine_options(EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads,
-                                    flags.draft_depth, flags.drafter});
+                                    flags.draft_depth, flags.drafter, flags.kv});
 }
 
 bool same_shape(const ModelConfig& a, const ModelConfig& b) {
@@ -311,6 +311,7 @@ CLI::App* add_plan_command(CLI::App& app, PlanFlags& flags) {
       ->type_name("auto|N")
       ->capture_default_str();
   add_drafter_flag(*plan, flags.drafter);
+  add_kv_flag(*plan, flags.kv);
   plan->add_option("--prompt-tokens", flags.prompt_tokens, "length of the prompt to plan for")
       ->type_name("N")
       ->check(CLI::Range(1, 1 << 24))
@@ -335,6 +336,7 @@ CLI::App* add_plan_command(CLI::App& app, PlanFlags& flags) {
       ->type_name("FILE")
       ->check(check_not_empty);
   plan->add_flag("--json", flags.json, "print JSON");
+  add_plan_batch_flags(*plan, flags.batch);
   return plan;
 }
 
@@ -346,6 +348,7 @@ int plan(const PlanFlags& flags) {
     const Status written = write_output(lines);
     return written.ok() ? 0 : fail(console, written);
   }
+  if (flags.batch.batch || !flags.batch.hardware.empty()) return plan_batch(flags);
   if (flags.target.empty()) return fail(console, usage_error("no model: give one with -m FILE"));
   const Result<Plan> made = make_plan(flags);
   if (!made.ok()) return fail(console, made.status());

@@ -30,15 +30,18 @@ std::vector<std::string> flags_of(const CLI::App& app) {
 // Flags that take one of a few words.
 constexpr std::pair<const char*, const char*> kWords[] = {
     {"--io", "uring pread list"},
+    {"--kv", "f16 q8_0"},
+    {"--regime", "auto stream cache layered list"},
     {"--policy", "auto sp-moe sp-moe-sync on-demand adapmoe moe-infinity specter next-use list"},
     {"--predictor", "none cross cross-norm draft-router fitted next-gate frequency trace combined list"},
     {"--prefetch", "none cutoff cutoff-sync next-layer top ahead deadline list"},
-    {"--eviction", "lru lfu lru-layer stale-first activation next-use draft-guided list"},
+    {"--eviction", "lru lfu lru-layer stale-first activation next-use circle draft-guided list"},
     {"--cutoff", "auto"},
     {"--depth", "auto 0 1 2 4 8 16"},
     {"--preset", "this rtx3090 rtx4090 a100"},
     {"--scale", "mixtral-8x7b phi-3.5-moe deepseek-v2-lite"},
     {"--stack", "native paper"},
+    {"--hardware", "a30 rtx4090d"},
     {"--batched-reads", "on off"},
     {"--suite", "quick policies ablation cutoff memory depth all"},
     {"--policies", "all auto sp-moe sp-moe-sync on-demand adapmoe moe-infinity specter next-use"},
@@ -48,6 +51,7 @@ constexpr std::pair<const char*, const char*> kWords[] = {
     {"--isa", "portable avx2 avx-vnni avx512 avx512-bf16 list"},
     {"--draft-depth", "auto 0 1 2 4 8 16"},
     {"--accept", "noise rejection"},
+    {"--writer", "draft target"},
     {"--drafter", "auto model shared-kv ngram resident none list"}};
 
 std::string roff(const std::string& text) {
@@ -185,10 +189,13 @@ Defaults: lines of \fIkey = value\fR, a key being a long flag without its dashes
 .TP
 \fI~/.cache/drafthorse/profile.json\fR
 What \fBdrafthorse profile\fR measured.
+.TP
+\fIDRAFT.fitted-to-TARGET.gguf\fR
+What \fBdrafthorse calibrate\fR fitted, beside the draft.
 .SH ENVIRONMENT
 XDG_CONFIG_HOME and XDG_CACHE_HOME move those folders.
 .SH EXIT STATUS
-0 fine, 1 failed while running, 2 usage, 3 a file, 4 memory, 130 interrupted.
+0 fine, 1 failed while running, 2 usage, 3 a file, 4 memory, 5 some requests of a batch failed, 130 interrupted.
 )";
   return text;
 }

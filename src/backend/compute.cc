@@ -15,10 +15,10 @@ void Compute::run(ggml_cgraph* graph) {
   CHECK(status == GGML_STATUS_SUCCESS);
 }
 
-Result<DeviceBuffer> DeviceBuffer::reserve(uint64_t bytes) {
+Result<DeviceBuffer> DeviceBuffer::reserve(uint64_t bytes, Pages pages) {
   DeviceBuffer result;
   if (bytes == 0) return result;
-  ASSIGN_OR_RETURN(result.arena_, Arena::reserve(bytes));
+  ASSIGN_OR_RETURN(result.arena_, Arena::reserve(bytes, pages));
   result.buffer_.reset(ggml_backend_cpu_buffer_from_ptr(result.arena_.data(), result.arena_.bytes()));
   CHECK(result.buffer_ != nullptr);
   return result;

@@ -38,12 +38,13 @@ class Compute {
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
-  static Result<DeviceBuffer> reserve(uint64_t bytes);
+  static Result<DeviceBuffer> reserve(uint64_t bytes, Pages pages = Pages::kHuge);
   DeviceBuffer(DeviceBuffer&&) = default;
   DeviceBuffer& operator=(DeviceBuffer&&) = default;
 
   std::byte* data() const { return arena_.data(); }
   uint64_t bytes() const { return arena_.bytes(); }
+  void give_back(uint64_t offset, uint64_t bytes) const { arena_.give_back(offset, bytes); }
 
   // Gives `tensor` its memory, `offset` bytes into the buffer. The tensor must fit (CHECK).
   void place(ggml_tensor* tensor, uint64_t offset) const;

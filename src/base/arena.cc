@@ -10,7 +10,7 @@
 
 namespace drafthorse {
 
-Result<Arena> Arena::reserve(uint64_t bytes) {
+Result<Arena> Arena::reserve(uint64_t bytes, Pages pages) {
   Arena arena;
   if (bytes == 0) return arena;
   const uint64_t rounded = align_up(bytes, kHugePage);
@@ -28,8 +28,15 @@ Result<Arena> Arena::reserve(uint64_t bytes) {
   arena.base_ = start + skip;
   arena.bytes_ = rounded;
   // Only a hint: without huge pages everything works, with slower direct I/O and more TLB misses.
-  madvise(arena.base_, arena.bytes_, MADV_HUGEPAGE);
+  madvise(arena.base_, arena.bytes_, pages == Pages::kHuge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   return arena;
+}
+
+void Arena::give_back(uint64_t offset, uint64_t bytes) const {
+  CHECK(offset + bytes <= bytes_);
+  const uint64_t first = align_up(offset, kSmallPage);
+  const uint64_t end = (offset + bytes) / kSmallPage * kSmallPage;
+  if (first < end) CHECK(madvise(base_ + first, end - first, MADV_DONTNEED) == 0);
 }
 
 Arena::~Arena() {

@@ -13,12 +13,16 @@
 namespace drafthorse {
 
 inline constexpr uint64_t kHugePage = 2 * 1024 * 1024;
+inline constexpr uint64_t kSmallPage = 4096;
+
+// kSmall: for memory that is touched and given back in pieces far smaller than a huge page.
+enum class Pages { kHuge, kSmall };
 
 class Arena {
  public:
   Arena() = default;
   // `bytes` is rounded up to whole huge pages. kMemory where the address space cannot be had.
-  static Result<Arena> reserve(uint64_t bytes);
+  static Result<Arena> reserve(uint64_t bytes, Pages pages = Pages::kHuge);
   ~Arena();
   Arena(Arena&& other) noexcept : base_(std::exchange(other.base_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   Arena& operator=(Arena&& other) noexcept {
@@ -26,6 +30,9 @@ class Arena {
     std::swap(bytes_, other.bytes_);
     return *this;
   }
+
+  // Physical memory of whole pages in [offset, offset + bytes) goes back to the system; they read as zero.
+  void give_back(uint64_t offset, uint64_t bytes) const;
 
   std::byte* data() const { return base_; }  // aligned to kHugePage
   uint64_t bytes() const { return bytes_; }

@@ -8,10 +8,13 @@
 
 #include "base/host_memory.h"
 #include "base/units.h"
+#include "draft/batch_drafter.h"
 #include "draft/model_drafter.h"
 #include "draft/ngram_drafter.h"
 #include "draft/target_kv_drafter.h"
+#include "engine/calibration.h"
 #include "ops/isa.h"
+#include "plan/batch_optimizer.h"
 
 namespace drafthorse {
 namespace {
@@ -21,6 +24,9 @@ constexpr int32_t kDefaultContext = 4096;
 constexpr int32_t kPrefillTokens = 2048;
 // A draft model only prefills the prompt and catches up; it holds its experts, so short runs cost nothing.
 constexpr int32_t kDraftPrefillTokens = 256;
+// Of a batch's pass: tokens at most, unless there are more sequences, and those whose logits are made at once.
+constexpr int32_t kMostBatchColumns = 4096;
+constexpr int32_t kBatchLogits = 32;
 // Left to the rest of the machine when the budget is not given.
 constexpr uint64_t kLeastMachineReserve = 512 * kMiB;
 
@@ -33,6 +39,24 @@ Result<GgufIndex> open_checked(const std::string& path) {
   ASSIGN_OR_RETURN(GgufIndex index, GgufIndex::open(path));
   RETURN_IF_ERROR(check_vocabulary(index));
   return index;
+}
+
+Status check_batch(const EngineOptions& options) {
+  const BatchOptions& batch = *options.batch;
+  const std::vector<std::string> regimes = batch_regime_names();
+  if (std::find(regimes.begin(), regimes.end(), batch.regime) == regimes.end()) {
+    return usage_error(fmt::format("'{}' is not a regime; choose from {}", batch.regime, fmt::join(regimes, ", ")));
+  }
+  if (batch.sequences < 0 || batch.sequences > kMostSequences) {
+    return usage_error(fmt::format("{} sequences at once are not between 1 and {}", batch.sequences, kMostSequences));
+  }
+  if (options.drafter == "resident") {
+    return usage_error("--drafter resident is for one text at a time: with many, all experts are in use");
+  }
+  if (options.sampling.rejection) {
+    return usage_error("--accept rejection is for one text at a time: here a request's text must not depend on others");
+  }
+  return {};
 }
 
 Status check_options(const EngineOptions& options) {
@@ -55,6 +79,14 @@ Status check_options(const EngineOptions& options) {
                     "or resident",
                     *options.draft_depth));
   }
+  if (options.calibration_positions && (options.draft_path.empty() || options.drafter != "model")) {
+    return usage_error("calibration needs a draft model (-d)");
+  }
+  if (options.kv_type != "f16" && options.kv_type != "q8_0") {
+    return usage_error(fmt::format("'{}' is not a type for keys and values; choose from {}", options.kv_type,
+                                   fmt::join(kv_type_names(), ", ")));
+  }
+  if (options.batch) RETURN_IF_ERROR(check_batch(options));
   if (options.io != "uring" && options.io != "pread") {
     return usage_error(fmt::format("'{}' is not a way to read: choose uring or pread", options.io));
   }
@@ -72,6 +104,10 @@ Status check_options(const EngineOptions& options) {
 
 std::vector<std::string> drafter_names() { return {"auto", "model", "shared-kv", "ngram", "resident", "none"}; }
 
+std::vector<std::string> batch_regime_names() { return {"auto", "stream", "cache", "layered"}; }
+
+std::vector<std::string> kv_type_names() { return {"f16", "q8_0"}; }
+
 std::vector<std::string> instruction_set_names() {
   std::vector<std::string> names;
   for (const ops::Isa isa : ops::supported_isas()) names.emplace_back(ops::name(isa));
@@ -81,6 +117,11 @@ std::vector<std::string> instruction_set_names() {
 Result<std::unique_ptr<Engine>> Engine::prepare(const EngineOptions& options) {
   RETURN_IF_ERROR(check_options(options));
   std::unique_ptr<Engine> engine(new Engine(options));
+  if (options.batch) {
+    // Whole layers are read, or what a layer asks for: there is nobody to foretell.
+    engine->options_.schedule.policy = "on-demand";
+    engine->options_.schedule.eviction = options.batch->regime == "layered" ? "lru" : "circle";
+  }
   ASSIGN_OR_RETURN(engine->options_.schedule, resolve(options.schedule));
   RETURN_IF_ERROR(engine->read_files());
   RETURN_IF_ERROR(engine->create_models());
@@ -111,6 +152,9 @@ Status Engine::read_files() {
   RETURN_IF_ERROR(check_interrupted());
   // A grammar that is none is noticed here, before anything large is read.
   RETURN_IF_ERROR(Sampler::create(*tokenizer_, options_.sampling).status());
+  if (options_.calibration_positions && !target_config_.is_moe()) {
+    return usage_error(fmt::format("{} has no experts: there is nothing to predict", options_.target_path));
+  }
   target_index_->drop_tokenizer_arrays();
   if (draft_index_) draft_index_->drop_tokenizer_arrays();
   return {};
@@ -135,7 +179,7 @@ Status Engine::choose_drafters() {
                       options_.draft_path, reason));
     }
     drafter_names_.emplace_back(wanted == "model" || !reason.empty() ? "model" : "shared-kv");
-  } else if (wanted == "resident" || (automatic && target_config_.is_moe())) {
+  } else if (wanted == "resident" || (automatic && target_config_.is_moe() && !options_.batch)) {
     drafter_names_.emplace_back("resident");
   }
   // A depth that is asked for is the model's.
@@ -155,34 +199,72 @@ Status Engine::create_models() {
   }
   const int32_t context = std::min(options_.context.value_or(kDefaultContext), target_config_.context_trained);
   options_.context = context;
-  const ops::Isa isa = options_.isa.empty() ? ops::best_isa() : *ops::isa_named(options_.isa);
-  options_.isa = ops::name(isa);
+  if (options_.isa.empty()) options_.isa = ops::name(ops::best_isa());
   compute_ = std::make_unique<Compute>(options_.threads);
   if (compute_->pool().threads() < options_.threads) {
     options_.threads = compute_->pool().threads();
     note_once(fmt::format("the system allows no more than {} threads", options_.threads));
   }
-  const int32_t window = std::min(draft_depth_limit() + 1, context);
-  const WorkspaceShape target_shape{std::max(window, std::min(context, kPrefillTokens)), window};
-  ASSIGN_OR_RETURN(target_.model,
-                   Model::create(*target_index_, target_config_, *compute_, {context, target_shape, isa}));
+  ASSIGN_OR_RETURN(target_.model, Model::create(*target_index_, target_config_, *compute_, target_shape()));
   RETURN_IF_ERROR(open_queue(target_, *target_index_));
   if (draft_index_) {
-    const bool shares_kv = drafts_with("shared-kv");
-    const int32_t scored = std::min(context, kScoredPositions);
-    const WorkspaceShape draft_shape{shares_kv ? scored : std::min(context, kDraftPrefillTokens), scored};
-    KvCache* const kv = shares_kv ? &target_.model->kv() : nullptr;
-    ASSIGN_OR_RETURN(draft_.model,
-                     Model::create(*draft_index_, draft_config_, *compute_, {context, draft_shape, isa, kv}));
+    ASSIGN_OR_RETURN(draft_.model, Model::create(*draft_index_, draft_config_, *compute_, draft_shape()));
     RETURN_IF_ERROR(open_queue(draft_, *draft_index_));
   }
-  ASSIGN_OR_RETURN(schedule_, ScheduleLink::create(options_.schedule, *target_.model, draft_.model.get()));
-  if (!schedule_->missing_scores().empty()) notices_.push_back(schedule_->missing_scores());
+  if (options_.calibration_positions) {
+    RETURN_IF_ERROR(draft_.model->tap_ffn_inputs());
+    if (*options_.calibration_positions == 0) {
+      options_.calibration_positions = default_calibration_positions(draft_config_.n_embd);
+    }
+  }
+  ASSIGN_OR_RETURN(schedule_,
+                   ScheduleLink::create(options_.schedule, *target_.model, draft_.model.get(), fitted_source()));
+  for (const std::string& notice : {schedule_->missing_scores(), schedule_->unused_fitted()}) {
+    if (!notice.empty()) notices_.push_back(notice);
+  }
   return {};
+}
+
+// Where fitted routers are looked for.
+FittedSource Engine::fitted_source() const {
+  if (!draft_index_ || options_.batch || options_.fitted_path == "none") return {};
+  FittedSource source{options_.fitted_path, !options_.fitted_path.empty(), &*target_index_, &*draft_index_};
+  if (source.path.empty()) source.path = fitted_routers_path(options_.draft_path, options_.target_path);
+  return source;
+}
+
+ModelOptions Engine::target_shape() const {
+  const int32_t context = *options_.context;
+  const int32_t window = std::min(draft_depth_limit() + 1, context);
+  ModelOptions shape{.context = context,
+                     .workspace = {std::max(window, std::min(context, kPrefillTokens)), window},
+                     .isa = *ops::isa_named(options_.isa),
+                     .kv_type = options_.kv_type == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16};
+  if (!options_.batch) return shape;
+  const BatchOptions& batch = *options_.batch;
+  shape.sequences = batch.sequences > 0 ? batch.sequences : kMostSequences;
+  if (batch.requests > 0) shape.sequences = static_cast<int32_t>(std::min<int64_t>(shape.sequences, batch.requests));
+  const int32_t windows = std::min(kMostBatchColumns, shape.sequences * (draft_depth_limit() + 1));
+  shape.workspace = {std::max({kPrefillTokens, windows, shape.sequences}), kBatchLogits};
+  return shape;
+}
+
+ModelOptions Engine::draft_shape() const {
+  const int32_t context = *options_.context;
+  const bool shares_kv = drafts_with("shared-kv");
+  const int32_t scored = std::min(context, kScoredPositions);
+  ModelOptions shape = target_shape();
+  shape.workspace = {shares_kv ? scored : std::min(context, kDraftPrefillTokens), scored};
+  if (options_.batch) {
+    shape.workspace = {std::max(shares_kv ? kBatchLogits : kDraftPrefillTokens, shape.sequences), kBatchLogits};
+  }
+  shape.kv = shares_kv ? &target_.model->kv() : nullptr;
+  return shape;
 }
 
 int32_t Engine::draft_depth_limit() const {
   if (drafter_names_.empty()) return 0;
+  if (options_.batch) return options_.draft_depth.value_or(kMostBatchDepth);
   return options_.draft_depth.value_or(draft_index_ ? kMaxAutoDepth : kMaxOwnAutoDepth);
 }
 
@@ -231,19 +313,85 @@ Status Engine::plan() {
     const uint64_t experts = ExpertCache::slot_bytes(layout) * static_cast<uint64_t>(layout.total_experts());
     if (experts > 0) needs.fixed.add("draft experts", align_up(experts, kHugePage));
   }
-  if (drafts_with("ngram")) needs.fixed.add("n-gram index", NgramDrafter::bytes(*options_.context));
+  if (schedule_->fitted_bytes() > 0) needs.fixed.add("fitted routers", schedule_->fitted_bytes());
+  if (drafts_with("ngram") && !options_.batch) needs.fixed.add("n-gram index", NgramDrafter::bytes(*options_.context));
   needs.fixed.add("sampling", sampler_bytes(options_.sampling, target_config_.n_vocab, draft_depth_limit()));
   const ExpertLayout& layout = target_.model->layout();
   needs.slot_bytes = ExpertCache::slot_bytes(layout);
   needs.total_experts = layout.total_experts();
   needs.least_slots = std::min(needs.total_experts, ExpertCache::kLeastSlots);
-  ASSIGN_OR_RETURN(plan_, plan_memory(needs, *options_.ram_bytes));
+  RETURN_IF_ERROR(plan_slots(needs));
   if (options_.expert_slots) plan_.slots = std::clamp(*options_.expert_slots, needs.least_slots, needs.total_experts);
   ledger_ = std::move(needs.fixed);
   if (plan_.slots > 0) {
     ledger_.add("expert slots", align_up(needs.slot_bytes * static_cast<uint64_t>(plan_.slots), kHugePage));
   }
   return {};
+}
+
+// What is left buys slots. Calibration goes first: a prompt needs few slots, and with all of the draft's layers at a
+// time the texts are read once.
+Status Engine::plan_calibration(MemoryNeeds& needs) {
+  const MemoryLedger others = needs.fixed;
+  for (int layers = draft_config_.n_layer;; layers = (layers + 1) / 2) {
+    needs.fixed = others;
+    needs.fixed.add("calibration",
+                    calibration_bytes(target_config_, draft_config_, *options_.calibration_positions, layers));
+    const Result<MemoryPlan> plan = plan_memory(needs, *options_.ram_bytes);
+    if (!plan.ok() && layers > 1) continue;
+    if (!plan.ok()) return plan.status();
+    plan_ = *plan;
+    calibration_layers_ = layers;
+    return {};
+  }
+}
+
+// What is left for slots, in a batch beside its sequences.
+Status Engine::plan_slots(MemoryNeeds& needs) {
+  if (options_.calibration_positions) return plan_calibration(needs);
+  if (!options_.batch) {
+    ASSIGN_OR_RETURN(plan_, plan_memory(needs, *options_.ram_bytes));
+    return {};
+  }
+  MemoryNeeds least = needs;
+  const uint64_t longest = sequence_bytes(*options_.context);
+  least.fixed.add("keys and values of one text", longest);
+  ASSIGN_OR_RETURN(plan_, plan_memory(least, *options_.ram_bytes));
+  const BatchOptions& batch = *options_.batch;
+  const int32_t typical = batch.typical_tokens > 0 ? batch.typical_tokens : *options_.context / 2;
+  const int32_t tokens = std::min(typical, *options_.context);
+  const BatchMemory memory = {
+      .budget_bytes = *options_.ram_bytes,
+      .fixed_bytes = needs.fixed.total(),
+      .slot_bytes = needs.slot_bytes,
+      .total_experts = needs.total_experts,
+      // One layer's experts compute while the next one's are read.
+      .least_slots = std::clamp(2 * target_config_.n_expert, needs.least_slots, needs.total_experts),
+      .sequence_bytes = sequence_bytes(tokens)};
+  const int64_t fit = std::min<int64_t>(sequences_that_fit(memory, {.prompt_tokens = tokens}, 1),
+                                        target_.model->kv().shape().sequences);
+  const uint64_t most = *options_.ram_bytes - needs.fixed.total() -
+                        align_up(needs.slot_bytes * static_cast<uint64_t>(needs.least_slots), kHugePage);
+  batch_bytes_ = std::min(most, std::max(longest, static_cast<uint64_t>(fit) * memory.sequence_bytes));
+  if (needs.slot_bytes > 0) {
+    const uint64_t left = align_down(*options_.ram_bytes - needs.fixed.total() - batch_bytes_, kHugePage);
+    plan_.slots =
+        static_cast<int>(std::min<uint64_t>(left / needs.slot_bytes, static_cast<uint64_t>(needs.total_experts)));
+  }
+  plan_.everything_resident = plan_.slots == needs.total_experts;
+  needs.fixed.add("keys and values of texts", batch_bytes_);
+  return {};
+}
+
+uint64_t Engine::sequence_bytes(int64_t tokens) const {
+  const auto of = [tokens](const Model& model) {
+    return static_cast<uint64_t>(tokens) * KvCache::position_bytes(model.config(), model.kv().shape().type) +
+           KvCache::sequence_overhead_bytes(model.config());
+  };
+  uint64_t bytes = of(*target_.model);
+  if (draft_.model != nullptr && !draft_.model->shares_kv()) bytes += of(*draft_.model);
+  if (drafts_with("ngram")) bytes += NgramBatchDrafter::sequence_bytes(*options_.context);
+  return bytes;
 }
 
 Status Engine::create_cache(LoadedModel& loaded, int slots) {
@@ -280,7 +428,8 @@ Status Engine::load(const LoadProgress& progress) {
   RETURN_IF_ERROR(create_cache(target_, plan_.slots));
   if (target_.cache != nullptr) target_.cache->set_trace(options_.trace);
   target_.pass->set_trace(options_.trace);
-  create_drafters();
+  if (!options_.batch) create_drafters();
+  RETURN_IF_ERROR(schedule_->load());
   // Until more is known: what loading has shown.
   const double rate = load_s > 0 ? static_cast<double>(target_.model->dense_bytes()) / load_s : 0;
   schedule_->start(target_, draft_.model != nullptr ? &draft_ : nullptr, rate, clock_);

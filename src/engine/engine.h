@@ -56,6 +56,24 @@ inline constexpr uint64_t kProcessReserve = 24 * kMiB;
 
 using QueueFactory = std::function<Result<std::unique_ptr<ReadQueue>>(const FileSet& files)>;
 
+// How a batch reads experts.
+//   auto     read-ahead of whole layers where the tokens of an iteration use them anyway, else by demand
+//   stream   always read ahead
+//   cache    on demand, what was used is kept
+//   layered  on demand, one layer after the other, nothing is kept on purpose: to compare with
+std::vector<std::string> batch_regime_names();
+std::vector<std::string> kv_type_names();
+
+// Room for a batch (batch.h) instead of a session.
+inline constexpr int32_t kMostSequences = 512;
+inline constexpr int32_t kMostBatchDepth = 10;  // where no depth is asked for
+struct BatchOptions {
+  int32_t sequences = 0;       // at once, at most; 0: as many as memory allows, up to kMostSequences
+  int32_t typical_tokens = 0;  // of a request, prompt and answer: what memory is planned by; 0: half the context
+  int64_t requests = 0;        // in all, if known: no more room is made than they need
+  std::string regime = "auto";
+};
+
 struct EngineOptions {
   std::string target_path;
   std::string draft_path;  // empty: no draft model
@@ -65,14 +83,21 @@ struct EngineOptions {
   std::optional<int32_t> draft_depth;  // default: chosen while running
   SamplingOptions sampling;            // of sessions that do not bring a sampler of their own
   ScheduleOptions schedule;            // which experts are read ahead and which make room
-  std::string io = "uring";            // or pread
-  int threads = 0;                     // 0: one per core
+  // Routers fitted to the pair, for predictors that use them. Default: where calibration puts them, if they are there
+  // and fit; "none": not to be looked for. A file that is named must fit.
+  std::string fitted_path;
+  // For calibration.h, which is then all the engine is for: so many positions; 0: as many as suit the draft.
+  std::optional<int32_t> calibration_positions;
+  std::string io = "uring";  // or pread
+  int threads = 0;           // 0: one per core
   // When it becomes true, loading or generating ends with kInterrupted. Must outlive the engine. Default: its own.
   std::atomic<bool>* interrupt = nullptr;
-  std::string isa;                  // instruction set of the kernels; default: the best that the processor has
-  Trace* trace = nullptr;           // told what the target does; must outlive the engine
-  QueueFactory queue_factory;       // for tests: replaces `io`
-  std::optional<int> expert_slots;  // for tests: exactly so many slots for the target, whatever fits
+  std::string isa;                    // instruction set of the kernels; default: the best that the processor has
+  Trace* trace = nullptr;             // told what the target does; must outlive the engine
+  QueueFactory queue_factory;         // for tests: replaces `io`
+  std::optional<BatchOptions> batch;  // no session may use the engine then, only a Batch
+  std::string kv_type = "f16";        // of cached keys and values: f16 or q8_0
+  std::optional<int> expert_slots;    // for tests: exactly so many slots for the target, whatever fits
 };
 
 // The names that EngineOptions::isa takes on this machine, slowest first; it takes "amx" beside them where the
@@ -102,15 +127,25 @@ class Engine {
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   // Samples as options().sampling says.
   std::unique_ptr<Sampler> create_sampler() const;
+  ForwardPass* draft_pass() const { return draft_.pass.get(); }  // nullptr without a draft model
+  const std::vector<std::string>& drafter_names_in_use() const { return drafter_names_; }
   LoadedModel& target() { return target_; }
   const LoadedModel& target() const { return target_; }
   const LoadedModel& draft() const { return draft_; }  // its model is nullptr without a draft model
   std::span<const std::unique_ptr<Drafter>> drafters() const { return drafters_; }
   ScheduleLink& schedule() const { return *schedule_; }
+  // The draft's layers that calibration fits at a time; 0 where the engine was not opened for it.
+  int calibration_layers() const { return calibration_layers_; }
   const Clock& clock() const { return clock_; }
   const EngineOptions& options() const { return options_; }  // with defaults filled in
   int32_t context() const { return *options_.context; }
   bool drafts_with(std::string_view name) const;  // one of drafter_names(): it is asked, or may be
+
+  // For a batch: memory that keys and values of its sequences may take together, and what one of `tokens` tokens,
+  // prompt and answer, takes of it, the draft's included.
+  uint64_t batch_bytes() const { return batch_bytes_; }
+  uint64_t sequence_bytes(int64_t tokens) const;
+  int32_t depth_limit() const { return draft_depth_limit(); }  // tokens a draft may have, at most
 
   const MemoryLedger& ledger() const { return ledger_; }
   const MemoryPlan& memory_plan() const { return plan_; }
@@ -134,7 +169,12 @@ class Engine {
   Status choose_drafters();
   void create_drafters();
   Status create_models();
+  FittedSource fitted_source() const;
+  Status plan_calibration(MemoryNeeds& needs);
+  ModelOptions target_shape() const;
+  ModelOptions draft_shape() const;
   Status plan();
+  Status plan_slots(MemoryNeeds& needs);
   Status load(const LoadProgress& progress);
   Status open_queue(LoadedModel& loaded, const GgufIndex& index);
   Status create_cache(LoadedModel& loaded, int slots);
@@ -157,6 +197,8 @@ class Engine {
   std::unique_ptr<ScheduleLink> schedule_;
   MemoryLedger ledger_;
   MemoryPlan plan_;
+  int calibration_layers_ = 0;
+  uint64_t batch_bytes_ = 0;
   std::vector<std::string> notices_;
 };
 

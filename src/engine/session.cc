@@ -22,9 +22,10 @@ Session::Session(Engine& engine, std::unique_ptr<Sampler> sampler)
 // Tokens at the beginning of `prompt` whose keys and values are there. The last one of a prompt is always run anew:
 // what follows it is asked for.
 int32_t Session::common_length(std::span<const int32_t> prompt) const {
-  const size_t known = std::min(text_.size(), static_cast<size_t>(target_.model->kv().length()));
+  const size_t known = std::min(generation_.tokens.size(), static_cast<size_t>(target_.model->kv().length()));
   const size_t most = std::min(known, prompt.size() - 1);
-  const auto differs = std::mismatch(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(most), text_.begin());
+  const auto differs =
+      std::mismatch(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(most), generation_.tokens.begin());
   return static_cast<int32_t>(differs.first - prompt.begin());
 }
 
@@ -41,9 +42,9 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
   target_.model->kv().truncate(common);
   for (const auto& drafter : engine_.drafters()) drafter->truncate(common);
   // Should the prompt fail halfway, this much is known.
-  text_.assign(prompt.begin(), prompt.begin() + common);
-  stop_ = StopReason::kNone;
-  stop_text_ = StopText(stop_texts_);
+  generation_.tokens.assign(prompt.begin(), prompt.begin() + common);
+  generation_.stop = StopReason::kNone;
+  generation_.stop_text = StopText(stop_texts_);
   stats_ = {};
   for (const auto& drafter : engine_.drafters()) stats_.drafters.push_back({.name = std::string(drafter->name())});
   const int64_t start = engine_.clock().now_ns();
@@ -63,7 +64,7 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
   if (Trace* trace = engine_.options().trace; trace != nullptr) {
     trace->span(Span::kPrompt, static_cast<int64_t>(prompt.size()), start, engine_.clock().now_ns());
   }
-  text_.assign(prompt.begin(), prompt.end());
+  generation_.tokens.assign(prompt.begin(), prompt.end());
   sampler_->begin(prompt.size());
   stats_.prompt_tokens = static_cast<int64_t>(prompt.size());
   stats_.prompt_tokens_kept = common;
@@ -106,57 +107,34 @@ Status Session::prepare_drafters(std::span<const int32_t> prompt, int32_t scored
   return {};
 }
 
-// Adds a chosen token to the text. False: the text ends with it, or it ends the text.
-bool Session::append(int32_t token) {
-  if (engine_.tokenizer().is_end(token)) {
-    stop_ = StopReason::kEndOfText;
-    return false;
-  }
-  text_.push_back(token);
-  if (stop_text_.push(engine_.tokenizer().piece(token))) stop_ = StopReason::kStopText;
-  return stop_ == StopReason::kNone;
-}
-
-std::string Session::take_text() {
-  const bool over = stop_ != StopReason::kNone && stop_ != StopReason::kStopText;
-  return over ? stop_text_.take_rest() : stop_text_.take();
-}
-
-Status Session::no_token_left() const {
-  if (sampler_->options().grammar.empty()) {
-    return runtime_error("the model gives no numbers for what follows: its file may be damaged");
-  }
-  return runtime_error("the grammar allows none of the model's tokens here: it cannot be completed");
-}
-
 // Who drafts for the next step, and how deep: no deeper than what can still be generated and the context has room for.
 DraftChoice Session::choose_draft() {
   if (engine_.drafters().empty()) return {};
-  int64_t room = engine_.context() - static_cast<int64_t>(text_.size()) - 1;
+  int64_t room = engine_.context() - static_cast<int64_t>(generation_.tokens.size()) - 1;
   if (token_limit_ >= 0) room = std::min(room, token_limit_ - stats_.generated_tokens - 1);
   const auto most = static_cast<int32_t>(std::clamp<int64_t>(room, 0, kMaxDraftDepth));
   if (!drafter_policy_) return {0, std::min(*engine_.options().draft_depth, most)};
   std::vector<int> rooms;
   foreseen_.clear();
   for (const auto& drafter : engine_.drafters()) {
-    rooms.push_back(drafter->reach(text_, most));
-    foreseen_.push_back(drafter->foresight(text_, most));
+    rooms.push_back(drafter->reach(generation_.tokens, most));
+    foreseen_.push_back(drafter->foresight(generation_.tokens, most));
   }
   return drafter_policy_->next(rooms);
 }
 
 Status Session::draft(const DraftChoice& choice, std::vector<int32_t>& drafted) {
   if (choice.depth == 0) return {};
-  ASSIGN_OR_RETURN(drafted,
-                   engine_.drafters()[static_cast<size_t>(choice.drafter)]->draft(text_, choice.depth, *sampler_));
+  ASSIGN_OR_RETURN(drafted, engine_.drafters()[static_cast<size_t>(choice.drafter)]->draft(generation_.tokens,
+                                                                                           choice.depth, *sampler_));
   return {};
 }
 
 Result<std::vector<int32_t>> Session::decode_step() {
   std::vector<int32_t> added;
-  if (token_limit_ >= 0 && stats_.generated_tokens >= token_limit_) stop_ = StopReason::kTokenLimit;
-  if (static_cast<int32_t>(text_.size()) >= engine_.context()) stop_ = StopReason::kContextFull;
-  if (stop_ != StopReason::kNone) return added;
+  if (token_limit_ >= 0 && stats_.generated_tokens >= token_limit_) generation_.stop = StopReason::kTokenLimit;
+  if (static_cast<int32_t>(generation_.tokens.size()) >= engine_.context()) generation_.stop = StopReason::kContextFull;
+  if (generation_.stop != StopReason::kNone) return added;
   const int64_t start = engine_.clock().now_ns();
 
   // 1. Draft.
@@ -171,7 +149,7 @@ Result<std::vector<int32_t>> Session::decode_step() {
 
   // 2. Verify: the last token of the text and all drafted ones in one pass.
   const int32_t committed = target_.model->kv().length();
-  std::vector<int32_t> window = {text_.back()};
+  std::vector<int32_t> window = {generation_.tokens.back()};
   window.insert(window.end(), drafted.begin(), drafted.end());
   engine_.schedule().begin_verify(static_cast<int>(window.size()));
   RETURN_IF_ERROR(target_.pass->run(window, static_cast<int32_t>(window.size())));
@@ -184,14 +162,14 @@ Result<std::vector<int32_t>> Session::decode_step() {
   }
 
   // 3. Accept: as long as the draft said what the target says; the target's own token at the first difference.
-  const size_t length = text_.size();
+  const size_t length = generation_.tokens.size();
   int32_t accepted = 0;
   for (size_t i = 0; i < window.size(); ++i) {
     const int32_t proposed = i < drafted.size() ? drafted[i] : kNoToken;
-    const int32_t token = sampler_->decide(target_.pass->logits(static_cast<int32_t>(i)), text_, proposed);
+    const int32_t token = sampler_->decide(target_.pass->logits(static_cast<int32_t>(i)), generation_.tokens, proposed);
     if (token == kNoToken) break;
-    const bool goes_on = append(token);
-    if (stop_ != StopReason::kEndOfText) added.push_back(token);
+    const bool goes_on = generation_.append(token, engine_.tokenizer());
+    if (generation_.stop != StopReason::kEndOfText) added.push_back(token);
     if (!goes_on || i == drafted.size() || token != drafted[i]) break;
     ++accepted;
   }
@@ -204,13 +182,13 @@ Result<std::vector<int32_t>> Session::decode_step() {
   stats_.decode_s += seconds(engine_.clock().now_ns() - start);
   if (drafter_policy_) look_back(choice, length);
   note_step(choice.drafter, static_cast<int32_t>(drafted.size()), accepted, draft_ns);
-  if (added.empty() && stop_ == StopReason::kNone) return no_token_left();
+  if (added.empty() && generation_.stop == StopReason::kNone) return no_token_left(sampler_->options());
   return added;
 }
 
 // The step is done and the text was `length` tokens long before: how good were drafters whose draft was not verified?
 void Session::look_back(const DraftChoice& choice, size_t length) {
-  const std::span<const int32_t> added = std::span(text_).subspan(length);
+  const std::span<const int32_t> added = std::span(generation_.tokens).subspan(length);
   for (size_t i = 0; i < foreseen_.size(); ++i) {
     if (choice.depth > 0 && static_cast<size_t>(choice.drafter) == i) continue;
     const auto reached = static_cast<std::ptrdiff_t>(std::min(foreseen_[i].size(), added.size()));

@@ -10,14 +10,12 @@
 
 #include "base/status.h"
 #include "engine/engine.h"
+#include "engine/generation.h"
 #include "engine/stats.h"
-#include "engine/stop_text.h"
 #include "model/sampler.h"
 #include "plan/drafter_policy.h"
 
 namespace drafthorse {
-
-enum class StopReason { kNone, kEndOfText, kTokenLimit, kContextFull, kStopText };
 
 class Session {
  public:
@@ -43,19 +41,17 @@ class Session {
 
   // The bytes generated since the last call, less what may yet turn out to be the beginning of a stop text. After an
   // interruption or an error take_held_text() has the latter; when generation stops by itself it comes with the rest.
-  std::string take_text();
-  std::string take_held_text() { return stop_text_.take_rest(); }
+  std::string take_text() { return generation_.take_text(); }
+  std::string take_held_text() { return generation_.stop_text.take_rest(); }
 
-  StopReason stop_reason() const { return stop_; }
-  std::span<const int32_t> text() const { return text_; }
+  StopReason stop_reason() const { return generation_.stop; }
+  std::span<const int32_t> text() const { return generation_.tokens; }
   const SessionStats& stats() const { return stats_; }
   // Who drafts how much, and why, in words; empty without a drafter.
   std::string explain_depth() const;
 
  private:
   int32_t common_length(std::span<const int32_t> prompt) const;
-  bool append(int32_t token);
-  Status no_token_left() const;
   Status prepare_drafters(std::span<const int32_t> prompt, int32_t scored);
   DraftChoice choose_draft();
   std::string explain_draft(const DraftChoice& choice) const;
@@ -68,11 +64,9 @@ class Session {
   std::unique_ptr<Sampler> sampler_;
   std::optional<DrafterPolicy> drafter_policy_;  // none where drafter and depth are fixed
   std::vector<std::vector<int32_t>> foreseen_;   // by drafter: what it would have said in the step under way
-  std::vector<int32_t> text_;                    // prompt and generated; all but the last token are in the KV cache
+  Generation generation_;
   int64_t token_limit_ = -1;
   std::vector<std::string> stop_texts_;
-  StopText stop_text_{{}};
-  StopReason stop_ = StopReason::kNone;
   SessionStats stats_;
 };
 

@@ -92,15 +92,34 @@ ExpertCache::~ExpertCache() {
 }
 
 void ExpertCache::demand(LayerId layer, std::span<const ExpertId> experts) {
+  begin_turn(layer, {});
+  demand_experts(experts);
+  cancel_unwanted();
+  start_waiting_demands();
+}
+
+void ExpertCache::begin_turn(LayerId layer, std::span<const ExpertId> experts) {
   CHECK(demanded_.empty() && borrowed_.empty());
   demand_layer_ = layer;
   demand_error_ = {};
-  // This layer's turn has come: what was read ahead for it and is not demanded now was read in vain.
   for (Slot& slot : slots_) {
     if (slot.key.layer == layer) slot.read_ahead = false;
   }
+  for (const ExpertId expert : experts) {
+    if (const int32_t slot = slot_of({layer, expert}); slot != kNoSlot) slots_[slot].read_ahead = true;
+  }
+  if (!experts.empty()) cancel_unwanted();
+}
+
+void ExpertCache::demand_portion(std::span<const ExpertId> experts) {
+  CHECK(demanded_.empty());
+  demand_experts(experts);
+  start_waiting_demands();
+}
+
+void ExpertCache::demand_experts(std::span<const ExpertId> experts) {
+  const LayerId layer = demand_layer_;
   poll(false);
-  demanded_.reserve(experts.size());
   for (const ExpertId expert : experts) {
     const ExpertKey key{layer, expert};
     LayerCacheStats& stats = stats_[index(layer)];
@@ -111,6 +130,7 @@ void ExpertCache::demand(LayerId layer, std::span<const ExpertId> experts) {
     }
     DemandState state = DemandState::kWaitingForSlot;
     const int32_t slot = slot_of(key);
+    if (slot != kNoSlot) slots_[slot].read_ahead = false;
     if (slot == kNoSlot) {
       ++stats.misses;
     } else if (slots_[slot].state == SlotState::kResident) {
@@ -125,8 +145,6 @@ void ExpertCache::demand(LayerId layer, std::span<const ExpertId> experts) {
     }
     demanded_.push_back({expert, state});
   }
-  cancel_unwanted();
-  start_waiting_demands();
 }
 
 // What was read ahead for the layer whose turn has come, and is not demanded, is of no use for as long as can be
@@ -134,7 +152,7 @@ void ExpertCache::demand(LayerId layer, std::span<const ExpertId> experts) {
 void ExpertCache::cancel_unwanted() {
   for (Slot& slot : slots_) {
     const bool ahead = slot.state == SlotState::kLoading && slot.priority == ReadPriority::kPrefetch;
-    if (ahead && slot.key.layer == demand_layer_ && !slot.pinned && reader_.waits(slot.job)) {
+    if (ahead && slot.key.layer == demand_layer_ && !slot.pinned && !slot.read_ahead && reader_.waits(slot.job)) {
       give_up_read(slot);
     }
   }
@@ -497,6 +515,11 @@ void ExpertCache::record_uses(LayerId layer, std::span<const int32_t> used, int6
   for (size_t e = 0; e < used.size(); ++e) {
     if (used[e] > 0) drafthorse::record_uses(histories[e], tokens_, count, used[e]);
   }
+}
+
+bool ExpertCache::prefetched(ExpertKey key) const {
+  const int32_t slot = slot_of(key);
+  return slot != kNoSlot && slots_[slot].prefetched;
 }
 
 bool ExpertCache::on_its_way(ExpertKey key) const {

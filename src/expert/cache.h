@@ -88,6 +88,11 @@ class ExpertCache {
   // --- demands. `experts` are distinct; misses are read in this order. The previous demand must be released or
   // abandoned.
   void demand(LayerId layer, std::span<const ExpertId> experts);
+  // The same in portions, so that slots are claimed as they are needed: the layer's turn has come, and these are the
+  // experts it will demand. What was read ahead for it and is not among them was read in vain; what is stays until it
+  // is demanded.
+  void begin_turn(LayerId layer, std::span<const ExpertId> experts);
+  void demand_portion(std::span<const ExpertId> experts);
   // Blocks until at least one demanded expert that was not handed out is resident; hands out all that are. Empty when
   // all have been handed out. An error when one cannot be read: abandon() the demand then.
   Result<std::vector<ExpertId>> take_ready();
@@ -136,13 +141,13 @@ class ExpertCache {
 
   bool resident(ExpertKey key) const;
   bool on_its_way(ExpertKey key) const;  // being read
+  bool prefetched(ExpertKey key) const;  // on its way or there by prefetch(), and not demanded since
   // Read ahead, in flight or waiting to be.
   uint64_t prefetch_bytes_pending() const {
     return reader_.background_bytes_in_flight() + reader_.waiting_bytes(ReadPriority::kPrefetch);
   }
   // Bytes per second while the engine waited for reads and so had asked for all it could; 0 until seen.
   double read_bytes_per_s() const { return read_rate_; }
-  int expert_slots_held(LayerId layer) const { return held_by_layer_[index(layer)]; }
   double use_rate(ExpertKey key) const { return use_rate_at(histories_[index(key.layer)][index(key.expert)], tokens_); }
   const ExpertLayout& layout() const { return layout_; }
   const std::vector<LayerCacheStats>& stats() const { return stats_; }  // by layer
@@ -187,6 +192,7 @@ class ExpertCache {
     bool not_worth = false;  // there was one, and it is worth more
   };
   Claim claim_slot(ExpertKey key, ReadPriority priority, Admission admission = Admission::kAlways);
+  void demand_experts(std::span<const ExpertId> experts);
   void give_up_read(Slot& slot);
   void cancel_unwanted();
   void evict(int32_t slot);

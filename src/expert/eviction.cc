@@ -92,6 +92,15 @@ class NextUse final : public EvictionPolicy {
   }
 };
 
+// With every expert used in every circle nothing else matters, and Belady's choice is the one just used.
+class Circle final : public EvictionPolicy {
+ public:
+  std::string_view name() const override { return "circle"; }
+  double worth(ExpertKey key, const ExpertHistory& history, const EvictionContext& context) const override {
+    return history.use_rate / 2 - layers_until(key.layer, context);
+  }
+};
+
 class DraftGuided final : public EvictionPolicy {
  public:
   std::string_view name() const override { return "draft-guided"; }
@@ -129,7 +138,8 @@ std::unique_ptr<EvictionPolicy> make() {
   return std::make_unique<Policy>();
 }
 constexpr std::unique_ptr<EvictionPolicy> (*kMakers[])() = {
-    make<Lru>, make<Lfu>, make<LruLayer>, make<StaleFirst>, make<Activation>, make<NextUse>, make<DraftGuided>,
+    make<Lru>,        make<Lfu>,     make<LruLayer>, make<StaleFirst>,
+    make<Activation>, make<NextUse>, make<Circle>,   make<DraftGuided>,
 };
 
 }  // namespace

@@ -1,7 +1,10 @@
 #include "forward/forward_pass.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
+
+#include "base/units.h"
 
 namespace drafthorse {
 
@@ -9,7 +12,11 @@ namespace {
 
 constexpr int64_t kAccumulateGrain = 16;  // rows
 // While an expert's many rows are computed nobody polls: enough must be under way to keep the disk busy.
-constexpr uint64_t kPrefillBackgroundBytes = uint64_t{kReadQueueCapacity} * kReadPieceBytes;
+constexpr uint64_t kStreamBackgroundBytes = uint64_t{kReadQueueCapacity} * kReadPieceBytes;
+constexpr uint64_t kLeastAheadBytes = 32 * kMiB;
+constexpr double kAssumedReadRate = 1e9;  // bytes per second, until it has been seen
+// Reading an expert that is used less often than this delays others more than it helps.
+constexpr double kLikely = 0.9;
 
 }  // namespace
 
@@ -68,29 +75,88 @@ Status ForwardPass::run(std::span<const int32_t> tokens, int32_t logits_wanted,
 Status ForwardPass::run_chunk(std::span<const int32_t> tokens, int32_t logits_wanted,
                               const std::function<void(double)>& progress) {
   const auto count = static_cast<int32_t>(tokens.size());
+  CHECK(logits_wanted <= std::min(count, model_.workspace().shape().max_window));
+  const SequenceRun run{tokens};
+  model_.embed({&run, 1});
+  is_batch_ = false;
+  RETURN_IF_ERROR(run_layers(count, progress));
+  if (logits_wanted > 0) model_.head(count - logits_wanted, logits_wanted);
+  return {};
+}
+
+Status ForwardPass::run_batch(std::span<const BatchRun> runs) {
+  const int64_t start = clock_.now_ns();
+  stats_ = {};
+  KvCache& kv = model_.kv();
+  std::vector<SequenceRun> sequences;
+  int32_t count = 0;
+  for (const BatchRun& one : runs) {
+    CHECK(one.logits_wanted <= static_cast<int32_t>(one.run.tokens.size()));
+    sequences.push_back(one.run);
+    count += static_cast<int32_t>(one.run.tokens.size());
+  }
+  CHECK(count > 0);
+  model_.embed(sequences);
+  is_batch_ = true;
+  if (end_ns_ > 0) between_ns_ = start - end_ns_;
+  const Status status = run_layers(count, {});
+  if (!status.ok()) {
+    if (cache_ != nullptr) cache_->abandon();
+    return status;
+  }
+  // What is wanted of the stream moves to its front, so that head() finds it side by side.
+  const auto n_embd = static_cast<size_t>(model_.config().n_embd);
+  float* residual = model_.workspace().residual;
+  size_t column = 0;
+  size_t wanted = 0;
+  for (const BatchRun& one : runs) {
+    column += one.run.tokens.size();
+    for (size_t from = column - static_cast<size_t>(one.logits_wanted); from < column; ++from, ++wanted) {
+      if (from != wanted) std::copy_n(residual + from * n_embd, n_embd, residual + wanted * n_embd);
+    }
+    kv.extend(static_cast<int32_t>(one.run.tokens.size()), one.run.sequence);
+  }
+  end_ns_ = clock_.now_ns();
+  stage_ns_ = stats_.stage_ns;
+  stats_.duration_ns = end_ns_ - start;
+  return {};
+}
+
+void ForwardPass::head(int32_t first, int32_t count) {
+  model_.head(first, count);
+  if (cache_ != nullptr) cache_->poll();
+}
+
+// The embedded tokens through all layers.
+Status ForwardPass::run_layers(int32_t count, const std::function<void(double)>& progress) {
   const WorkspaceShape& shape = model_.workspace().shape();
-  CHECK(logits_wanted <= std::min(count, shape.max_window));
   const int32_t n_layer = model_.config().n_layer;
+  const bool window = count <= shape.max_window;
   chunk_tokens_ = count;
-  model_.embed(tokens, model_.kv().length());
   for (int32_t i = 0; i < n_layer; ++i) {
     const LayerId layer{i};
-    const int64_t layer_start = trace_ != nullptr ? clock_.now_ns() : 0;
-    for (int32_t first = 0; first < count; first += kStageTokens) {
-      if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
-      model_.attention(layer, first, std::min(kStageTokens, count - first));
-      if (cache_ != nullptr) cache_->poll();
-    }
-    const bool window = count <= shape.max_window;
-    if (observer_ != nullptr && window) observer_->staged(layer, count);
+    const int64_t layer_start = clock_.now_ns();
+    RETURN_IF_ERROR(stages(layer, count));
+    stats_.stage_ns += clock_.now_ns() - layer_start;
+    if (observer_ != nullptr && !is_batch_) observer_->reached(layer, count);
+    if (observer_ != nullptr && window && !is_batch_) observer_->staged(layer, count);
     if (model_.is_moe_layer(layer)) {
       route(layer, count);
       RETURN_IF_ERROR(window ? experts_by_arrival(layer, count) : experts_in_order(layer, count));
     }
     if (trace_ != nullptr) trace_->span(Span::kLayer, i, layer_start, clock_.now_ns());
-    if (count > shape.max_window) progress(static_cast<double>(i + 1) / n_layer);
+    if (!window && progress) progress(static_cast<double>(i + 1) / n_layer);
   }
-  if (logits_wanted > 0) model_.head(count - logits_wanted, logits_wanted);
+  return {};
+}
+
+// A layer up to its router.
+Status ForwardPass::stages(LayerId layer, int32_t count) {
+  for (int32_t first = 0; first < count; first += kStageTokens) {
+    if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
+    model_.attention(layer, first, std::min(kStageTokens, count - first));
+    if (cache_ != nullptr) cache_->poll();
+  }
   return {};
 }
 
@@ -136,24 +202,26 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
     token_of_row_.insert(token_of_row_.end(), tokens.begin(), tokens.end());
   }
   CHECK(static_cast<int32_t>(token_of_row_.size()) <= workspace.expert_rows);
-  cache_->set_background_limit(kBackgroundBytesInFlight);
+  cache_->set_background_limit(is_batch_ ? kStreamBackgroundBytes : kBackgroundBytesInFlight);
+  foresee_next_layer(layer, count);
 
   const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
-  if (observer_ != nullptr) {
+  PassObserver* const observer = is_batch_ ? nullptr : observer_;
+  if (observer != nullptr) {
     used_.clear();
     for (const RoutedExpert& one : routes_[index(layer)]) used_.push_back(one.expert);
-    observer_->routed(layer, used_);
+    observer->routed(layer, used_);
   }
   cache_->demand(layer, union_);
-  if (observer_ != nullptr) observer_->demanded(layer);
+  if (observer != nullptr) observer->demanded(layer);
   while (true) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     ASSIGN_OR_RETURN(const std::vector<ExpertId> ready, cache_->take_ready());
     if (ready.empty()) break;
-    prefetch_next_layer(layer, count);
+    read_ahead(layer, union_.size());
     compute_group(layer, ready);
     for (const ExpertId expert : ready) cache_->release(expert);
-    if (observer_ != nullptr) observer_->worked();
+    if (observer != nullptr) observer->worked();
   }
   stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
 
@@ -207,34 +275,18 @@ void ForwardPass::compute_group(LayerId layer, std::span<const ExpertId> experts
 }
 
 Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
-  Workspace& workspace = model_.workspace();
-  const auto n_embd = static_cast<size_t>(model_.config().n_embd);
   clear_sum(count);
   const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
-  cache_->set_background_limit(kPrefillBackgroundBytes);
-  cache_->demand(layer, union_);
-  for (const ExpertId expert : union_) {
+  cache_->set_background_limit(kStreamBackgroundBytes);
+  foresee_next_layer(layer, count);
+  cache_->begin_turn(layer, union_);
+  for (size_t i = 0; i < union_.size(); ++i) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
+    const ExpertId expert = union_[i];
+    cache_->demand_portion({&expert, 1});
+    read_ahead(layer, i + 1);
     RETURN_IF_ERROR(cache_->wait_for(expert));
-    prefetch_next_layer(layer, count);
-    const std::vector<int32_t>& tokens = tokens_of_[index(expert)];
-    for (size_t begin = 0; begin < tokens.size(); begin += static_cast<size_t>(workspace.expert_rows)) {
-      const size_t rows = std::min(static_cast<size_t>(workspace.expert_rows), tokens.size() - begin);
-      work_.assign(1, {cache_->weights(expert), 0, static_cast<int32_t>(rows)});
-      compute(layer, {tokens.data() + begin, rows});
-      // A row each to another token's sum: any thread may add it.
-      model_.pool().run(static_cast<int64_t>(rows), kAccumulateGrain, [&](int64_t first, int64_t end) {
-        for (int64_t row = first; row < end; ++row) {
-          const int32_t t = tokens[begin + static_cast<size_t>(row)];
-          const std::span<const RoutedExpert> routes = routed(layer, t);
-          const auto route = std::find_if(routes.begin(), routes.end(),
-                                          [expert](const RoutedExpert& one) { return one.expert == expert; });
-          ops::accumulate(workspace.expert_sum + static_cast<size_t>(t) * n_embd,
-                          workspace.expert_output + static_cast<size_t>(row) * n_embd, route->weight,
-                          model_.config().n_embd);
-        }
-      });
-    }
+    add_expert(layer, expert);
     cache_->release(expert);
     cache_->poll();
   }
@@ -243,11 +295,37 @@ Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
   return {};
 }
 
+// All of the present layer's rows of one expert, added to their tokens' sums.
+void ForwardPass::add_expert(LayerId layer, ExpertId expert) {
+  Workspace& workspace = model_.workspace();
+  const auto n_embd = static_cast<size_t>(model_.config().n_embd);
+  const std::vector<int32_t>& tokens = tokens_of_[index(expert)];
+  for (size_t begin = 0; begin < tokens.size(); begin += static_cast<size_t>(workspace.expert_rows)) {
+    const size_t rows = std::min(static_cast<size_t>(workspace.expert_rows), tokens.size() - begin);
+    work_.assign(1, {cache_->weights(expert), 0, static_cast<int32_t>(rows)});
+    compute(layer, {tokens.data() + begin, rows});
+    // A row each to another token's sum: any thread may add it.
+    model_.pool().run(static_cast<int64_t>(rows), kAccumulateGrain, [&](int64_t first, int64_t end) {
+      for (int64_t row = first; row < end; ++row) {
+        const int32_t t = tokens[begin + static_cast<size_t>(row)];
+        const std::span<const RoutedExpert> routes = routed(layer, t);
+        const auto route = std::find_if(routes.begin(), routes.end(),
+                                        [expert](const RoutedExpert& one) { return one.expert == expert; });
+        ops::accumulate(workspace.expert_sum + static_cast<size_t>(t) * n_embd,
+                        workspace.expert_output + static_cast<size_t>(row) * n_embd, route->weight,
+                        model_.config().n_embd);
+      }
+    });
+  }
+}
+
 Status ForwardPass::run_among_residents(int32_t token) {
   CHECK(cache_ != nullptr);
   KvCache& kv = model_.kv();
   CHECK(kv.length() < kv.context());
-  model_.embed({&token, 1}, kv.length());
+  const SequenceRun run{{&token, 1}};
+  model_.embed({&run, 1});
+  is_batch_ = false;
   for (int32_t i = 0; i < model_.config().n_layer; ++i) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     model_.attention(LayerId{i}, 0, 1);
@@ -297,13 +375,60 @@ void ForwardPass::experts_among_residents(LayerId layer) {
   add_sum(1);
 }
 
-// A long prompt uses nearly all experts of the next layer, whatever its routing: read them while this one computes.
-void ForwardPass::prefetch_next_layer(LayerId layer, int32_t count) {
-  const LayerId next{index(layer) + 1};
-  if (index(next) >= model_.config().n_layer || !model_.is_moe_layer(next)) return;
-  constexpr int32_t kUsesPerExpert = 4;
-  if (int64_t{count} * model_.config().n_expert_used < int64_t{kUsesPerExpert} * model_.config().n_expert) return;
-  for (int32_t e = 0; e < model_.config().n_expert; ++e) cache_->prefetch({next, ExpertId{e}});
+// The next layer with experts; of a batch, which goes round and round, the first one after the last.
+std::optional<LayerId> ForwardPass::next_moe_layer(LayerId layer) const {
+  const int32_t n_layer = model_.config().n_layer;
+  for (int32_t step = 1; step < n_layer; ++step) {
+    const int32_t next = index(layer) + step;
+    if (next >= n_layer && !is_batch_) break;
+    if (model_.is_moe_layer(LayerId{next % n_layer})) return LayerId{next % n_layer};
+  }
+  return std::nullopt;
+}
+
+// Which experts of the next layer are likely enough to be used by as many tokens to be read before its router has
+// spoken, and how much may be read ahead.
+void ForwardPass::foresee_next_layer(LayerId layer, int32_t count) {
+  ahead_.clear();
+  ahead_bytes_ = std::max(2 * ExpertCache::slot_bytes(cache_->layout()), kLeastAheadBytes);
+  const std::optional<LayerId> next = next_moe_layer(layer);
+  if (read_ahead_ == ReadAhead::kNever || !next) return;
+  const ModelConfig& config = model_.config();
+  // What a session's window will use the scheduler foresees better; of a prompt that goes as a window this much is
+  // sure.
+  constexpr int64_t kUsesPerExpert = 4;
+  const bool window = !is_batch_ && count <= model_.workspace().shape().max_window;
+  if (window && int64_t{count} * config.n_expert_used < kUsesPerExpert * config.n_expert) return;
+  const double even = static_cast<double>(config.n_expert_used) / config.n_expert;
+  for (int32_t e = 0; e < config.n_expert; ++e) {
+    const ExpertKey key{*next, ExpertId{e}};
+    // A text uses experts unevenly, many texts less so.
+    const double used = 1 - std::pow(1 - std::max(cache_->use_rate(key), even / 2), count);
+    if (read_ahead_ == ReadAhead::kAlways || used >= kLikely) ahead_.push_back(key);
+  }
+  // Between two layers' experts nobody computes any: what the disk brings meanwhile must have been asked for.
+  const bool wraps = index(*next) <= index(layer);
+  const double gap_s = seconds(stage_ns_ / config.n_layer + (wraps ? between_ns_ : 0));
+  const double rate = cache_->read_bytes_per_s() > 0 ? cache_->read_bytes_per_s() : kAssumedReadRate;
+  ahead_bytes_ += static_cast<uint64_t>(gap_s * rate);
+}
+
+// Keeps reads under way while experts are computed: those of this layer from union_[next] on, then the next layer's. No
+// further ahead than keeps the disk busy, since each expert read ahead takes the slot of one that would be used again.
+void ForwardPass::read_ahead(LayerId layer, size_t next) {
+  const uint64_t expert_bytes = ExpertCache::slot_bytes(cache_->layout());
+  uint64_t bytes = 0;
+  const auto read = [&](ExpertKey key) {
+    if (!cache_->resident(key) || cache_->prefetched(key)) bytes += expert_bytes;
+    if (bytes > ahead_bytes_) return false;
+    return cache_->prefetch(key) != Prefetched::kNoSlot;
+  };
+  for (size_t i = next; i < union_.size(); ++i) {
+    if (!read({layer, union_[i]})) return;
+  }
+  for (const ExpertKey key : ahead_) {
+    if (!read(key)) return;
+  }
 }
 
 std::vector<double> ForwardPass::distinct_by_window(int32_t most) const {
@@ -347,7 +472,7 @@ void ForwardPass::record_committed(int32_t count) {
     cache_->record_uses(layer, used, count);
   }
   cache_->advance(count);
-  if (observer_ != nullptr) observer_->committed(uses, count);
+  if (observer_ != nullptr && !is_batch_) observer_->committed(uses, count);
 }
 
 }  // namespace drafthorse

@@ -6,6 +6,8 @@
 //   a longer run of tokens (prefill): experts in the order of their ids, each added as soon as it is computed, while
 //     the next ones are read; the layer's experts are read once for all tokens.
 //
+// run() is for one sequence, run_batch() for many.
+//
 // The KV cache holds the window's keys and values afterwards, its length extended by them; a caller that rejects some
 // truncates it.
 #pragma once
@@ -13,6 +15,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -29,8 +32,22 @@ namespace drafthorse {
 struct PassStats {
   int64_t duration_ns = 0;
   int64_t stall_ns = 0;  // of these, waiting for experts with nothing to compute
+  int64_t stage_ns = 0;  // and stages up to the routers, attention included
   // For a window: how many (layer, expert) pairs its first m tokens alone would have found missing.
   std::vector<int64_t> missing_by_prefix;  // [window], index m - 1; empty for a dense model
+};
+
+// A sequence's part in a pass over several, and how many of its last tokens' logits are wanted.
+struct BatchRun {
+  SequenceRun run;
+  int32_t logits_wanted = 0;
+};
+
+// Whether a pass reads the next layer's experts while it computes one's.
+enum class ReadAhead {
+  kByUse,   // those that so many tokens are likely to use
+  kAlways,  // all of them
+  kNever,
 };
 
 class ForwardPass {
@@ -46,6 +63,15 @@ class ForwardPass {
   // progress(tokens done, tokens in all) is called between layers of long runs.
   // On error (a read that stays broken, kInterrupted) the KV cache's length is what it was.
   Status run(std::span<const int32_t> tokens, int32_t logits_wanted, const std::function<void(double)>& progress = {});
+
+  // The runs side by side, at most workspace.columns tokens in all, each going on where its sequence's KV cache ends
+  // and extending it. The logits wanted are numbered from 0 on, run by run, and computed by head(). No observer is
+  // told. On error the KV caches' lengths are what they were.
+  Status run_batch(std::span<const BatchRun> runs);
+  // logits(0), .. logits(count - 1) become those numbered from `first` on, of the last run_batch(). count is at most
+  // max_window.
+  void head(int32_t first, int32_t count);
+  void set_read_ahead(ReadAhead read_ahead) { read_ahead_ = read_ahead; }
 
   // One token, routed among the experts that are resident: an approximation that waits for nothing and leaves the
   // expert cache as it is. Its logits are in column 0, the KV cache is extended by its row. For a MoE model.
@@ -66,6 +92,8 @@ class ForwardPass {
 
  private:
   Status run_chunk(std::span<const int32_t> tokens, int32_t logits_wanted, const std::function<void(double)>& progress);
+  Status run_layers(int32_t count, const std::function<void(double)>& progress);
+  Status stages(LayerId layer, int32_t count);
   void route(LayerId layer, int32_t count);
   void note_prefixes(LayerId layer, int32_t count);
   Status experts_by_arrival(LayerId layer, int32_t count);
@@ -76,7 +104,10 @@ class ForwardPass {
   // Computes work_, whose rows read the tokens given.
   void compute(LayerId layer, std::span<const int32_t> token_of_row);
   void compute_group(LayerId layer, std::span<const ExpertId> experts);
-  void prefetch_next_layer(LayerId layer, int32_t count);
+  void add_expert(LayerId layer, ExpertId expert);
+  std::optional<LayerId> next_moe_layer(LayerId layer) const;
+  void foresee_next_layer(LayerId layer, int32_t count);
+  void read_ahead(LayerId layer, size_t next);
   std::span<const RoutedExpert> routed(LayerId layer, int32_t token) const;
 
   Model& model_;
@@ -87,6 +118,15 @@ class ForwardPass {
   PassObserver* observer_ = nullptr;
   PassStats stats_;
   int32_t chunk_tokens_ = 0;  // tokens that routes_ holds
+  ReadAhead read_ahead_ = ReadAhead::kByUse;
+  bool is_batch_ = false;  // the pass under way is run_batch()'s
+  // What is read ahead of the experts being computed, in this order, and how much of it at once.
+  std::vector<ExpertKey> ahead_;
+  uint64_t ahead_bytes_ = 0;
+  // Of the last run_batch(): its stages up to the routers, its end, and what was done between it and the one before.
+  int64_t stage_ns_ = 0;
+  int64_t end_ns_ = 0;
+  int64_t between_ns_ = 0;
 
   std::vector<std::vector<RoutedExpert>> routes_;  // by layer: [tokens * n_expert_used]
   std::vector<std::vector<int32_t>> tokens_of_;    // by expert: tokens of the present layer routed to it

@@ -82,7 +82,6 @@ class ExtentReader {
   uint64_t bytes_read() const { return bytes_read_; }  // delivered so far, padding to blocks included
   uint64_t retries() const { return retries_; }
   uint64_t background_bytes_in_flight() const { return background_in_flight_; }
-  uint64_t demand_bytes_in_flight() const { return demand_in_flight_; }
   uint64_t waiting_bytes(ReadPriority priority) const;  // not submitted yet
 
  private:

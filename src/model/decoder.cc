@@ -8,6 +8,31 @@ namespace {
 
 using Use = WeightDeclarations::Use;
 
+// [rope.dims / 2] or nullptr
+ggml_tensor* rope_factors(const ModelConfig& config, const ModelWeights& weights, const KvCache& cache) {
+  const bool is_long = weights.rope_factors_long != nullptr && cache.context() > config.rope.original_context;
+  return is_long ? weights.rope_factors_long : weights.rope_factors;
+}
+
+// The stream after attention.
+ggml_tensor* build_heads(StageBuilder& b, const LayerWeights& layer, const KvCache& cache, int32_t index,
+                         const LayerInputs& in, ggml_tensor* rope_factors) {
+  const ModelConfig& config = b.config();
+  const auto heads = [&](ggml_tensor* x, int64_t count) {
+    return ggml_reshape_3d(b.context(), x, config.head_dim, count, in.residual->ne[1]);
+  };
+  ggml_tensor* x = b.rms_norm(in.residual, layer.attention_norm, layer.attention_norm_bias);
+  ggml_tensor* q = heads(b.linear(layer.q, x, layer.q_bias), config.n_head);
+  ggml_tensor* k = heads(b.linear(layer.k, x, layer.k_bias), config.n_head_kv);
+  ggml_tensor* v = heads(b.linear(layer.v, x, layer.v_bias), config.n_head_kv);
+  if (layer.q_norm != nullptr) q = b.rms_norm(q, layer.q_norm);
+  if (layer.k_norm != nullptr) k = b.rms_norm(k, layer.k_norm);
+  q = b.rope(q, in.positions, rope_factors);
+  k = b.rope(k, in.positions, rope_factors);
+  ggml_tensor* attended = b.cached_attention(q, k, v, cache, index, in.positions, in.kv_rows);
+  return ggml_add(b.context(), in.residual, b.linear(layer.attention_out, attended, layer.attention_out_bias));
+}
+
 }  // namespace
 
 Status read_heads(const MetadataReader& reader, ModelConfig& config) {
@@ -104,29 +129,6 @@ void declare_rope_factors(WeightDeclarations& tensors, const ModelConfig& config
   weights.rope_factors_long = tensors.required("rope_factors_long.weight", Use::kVector, pairs);
 }
 
-ggml_tensor* rope_factors(const ModelConfig& config, const ModelWeights& weights, const KvCache& cache) {
-  const bool is_long = weights.rope_factors_long != nullptr && cache.context() > config.rope.original_context;
-  return is_long ? weights.rope_factors_long : weights.rope_factors;
-}
-
-ggml_tensor* build_heads(StageBuilder& b, const LayerWeights& layer, const KvCache& cache, int32_t index,
-                         const LayerInputs& in, ggml_tensor* rope_factors) {
-  const ModelConfig& config = b.config();
-  const auto heads = [&](ggml_tensor* x, int64_t count) {
-    return ggml_reshape_3d(b.context(), x, config.head_dim, count, in.residual->ne[1]);
-  };
-  ggml_tensor* x = b.rms_norm(in.residual, layer.attention_norm, layer.attention_norm_bias);
-  ggml_tensor* q = heads(b.linear(layer.q, x, layer.q_bias), config.n_head);
-  ggml_tensor* k = heads(b.linear(layer.k, x, layer.k_bias), config.n_head_kv);
-  ggml_tensor* v = heads(b.linear(layer.v, x, layer.v_bias), config.n_head_kv);
-  if (layer.q_norm != nullptr) q = b.rms_norm(q, layer.q_norm);
-  if (layer.k_norm != nullptr) k = b.rms_norm(k, layer.k_norm);
-  q = b.rope(q, in.positions, rope_factors);
-  k = b.rope(k, in.positions, rope_factors);
-  ggml_tensor* attended = b.cached_attention(q, k, v, cache, index, in.positions, in.kv_rows);
-  return ggml_add(b.context(), in.residual, b.linear(layer.attention_out, attended, layer.attention_out_bias));
-}
-
 LayerStage build_feed_forward(StageBuilder& b, const LayerWeights& layer, ggml_tensor* residual) {
   ggml_tensor* x = b.rms_norm(residual, layer.ffn_norm, layer.ffn_norm_bias);
   if (layer.router == nullptr) {
@@ -139,6 +141,13 @@ LayerStage build_feed_forward(StageBuilder& b, const LayerWeights& layer, ggml_t
     shared = ggml_mul(b.context(), shared, ggml_sigmoid(b.context(), b.linear(layer.shared_router, x)));
   }
   return {ggml_add(b.context(), residual, shared), stage.ffn_input, stage.router_logits};
+}
+
+LayerStage build_decoder_layer(StageBuilder& b, const ModelWeights& weights, const KvCache& cache, int32_t index,
+                               const LayerInputs& in) {
+  const LayerWeights& layer = weights.layers[index];
+  ggml_tensor* factors = rope_factors(b.config(), weights, cache);
+  return build_feed_forward(b, layer, build_heads(b, layer, cache, index, in, factors));
 }
 
 }  // namespace drafthorse

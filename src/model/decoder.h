@@ -42,12 +42,10 @@ void declare_rope_factors(WeightDeclarations& tensors, const ModelConfig& config
 
 // --- graphs
 
-// The file's factors for rotations; of two sets the one that a cache of this length asks for. nullptr: none.
-ggml_tensor* rope_factors(const ModelConfig& config, const ModelWeights& weights, const KvCache& cache);
-
-// The stream after attention. rope_factors: [rope.dims / 2] or nullptr.
-ggml_tensor* build_heads(StageBuilder& builder, const LayerWeights& layer, const KvCache& cache, int32_t index,
-                         const LayerInputs& inputs, ggml_tensor* rope_factors);
+// A whole layer: attention over heads, then build_feed_forward(). Rotations take the file's factors, if it has any; of
+// two sets the one that a cache of this length asks for.
+LayerStage build_decoder_layer(StageBuilder& builder, const ModelWeights& weights, const KvCache& cache, int32_t index,
+                               const LayerInputs& inputs);
 // From the stream after attention to the stage's results.
 LayerStage build_feed_forward(StageBuilder& builder, const LayerWeights& layer, ggml_tensor* residual);
 

@@ -9,15 +9,17 @@
 namespace drafthorse {
 namespace {
 
-constexpr uint64_t kRowAlignment = 64;
-
-uint64_t tensor_bytes(const ModelConfig& config, int32_t context) {
-  return align_up(
-      ggml_row_size(GGML_TYPE_F16, int64_t{config.head_dim} * config.n_head_kv) * static_cast<uint64_t>(context),
-      kRowAlignment);
+uint64_t row_bytes(const ModelConfig& config, ggml_type type) {
+  return ggml_row_size(type, int64_t{config.head_dim} * config.n_head_kv);
 }
 
-int tensors_per_layer(const ModelConfig& config) { return config.is_latent() ? 1 : 2; }
+uint64_t tensor_bytes(const ModelConfig& config, const KvShape& shape) {
+  return align_up(
+      row_bytes(config, shape.type) * static_cast<uint64_t>(shape.context) * static_cast<uint64_t>(shape.sequences),
+      kSmallPage);
+}
+
+int cached_tensors(const ModelConfig& config) { return config.n_layer * (config.is_latent() ? 1 : 2); }
 
 }  // namespace
 
@@ -46,39 +48,67 @@ std::string why_not_share_kv(const ModelConfig& target, const ModelConfig& draft
   return {};
 }
 
-uint64_t KvCache::bytes_needed(const ModelConfig& config, int32_t context) {
-  const auto tensors = static_cast<uint64_t>(config.n_layer * tensors_per_layer(config));
-  return align_up(tensors * tensor_bytes(config, context), kHugePage);
+uint64_t KvCache::position_bytes(const ModelConfig& config, ggml_type type) {
+  return row_bytes(config, type) * static_cast<uint64_t>(cached_tensors(config));
 }
 
-Result<KvCache> KvCache::reserve(const ModelConfig& config, int32_t context) {
+uint64_t KvCache::sequence_overhead_bytes(const ModelConfig& config) {
+  return 2 * kSmallPage * static_cast<uint64_t>(cached_tensors(config));
+}
+
+Result<KvCache> KvCache::reserve(const ModelConfig& config, const KvShape& shape) {
   CHECK(config.is_latent() || config.value_dim == config.head_dim);
+  CHECK(shape.context > 0 && shape.sequences > 0);
+  if (config.head_dim % ggml_blck_size(shape.type) != 0) {
+    return usage_error(fmt::format("keys of {} elements per head cannot be cached as {}: choose f16", config.head_dim,
+                                   ggml_type_name(shape.type)));
+  }
   KvCache cache;
-  cache.context_ = context;
+  cache.shape_ = shape;
+  cache.lengths_.resize(static_cast<size_t>(shape.sequences));
   const auto layers = static_cast<size_t>(config.n_layer);
   cache.ggml_context_.reset(ggml_init({ggml_tensor_overhead() * (2 * layers + 1), nullptr, true}));
-  ASSIGN_OR_RETURN(cache.buffer_, DeviceBuffer::reserve(bytes_needed(config, context)));
+  const uint64_t bytes = tensor_bytes(config, shape) * static_cast<uint64_t>(cached_tensors(config));
+  // One sequence's rows are touched front to back and stay; those of many come and go.
+  ASSIGN_OR_RETURN(cache.buffer_, DeviceBuffer::reserve(bytes, shape.sequences == 1 ? Pages::kHuge : Pages::kSmall));
   uint64_t offset = 0;
   for (size_t layer = 0; layer < layers; ++layer) {
     for (auto* tensors : {&cache.keys_, &cache.values_}) {
       if (tensors == &cache.values_ && config.is_latent()) continue;
-      ggml_tensor* tensor = ggml_new_tensor_2d(cache.ggml_context_.get(), GGML_TYPE_F16,
-                                               int64_t{config.head_dim} * config.n_head_kv, context);
+      ggml_tensor* tensor =
+          ggml_new_tensor_2d(cache.ggml_context_.get(), shape.type, int64_t{config.head_dim} * config.n_head_kv,
+                             int64_t{shape.context} * shape.sequences);
       cache.buffer_.place(tensor, offset);
       tensors->push_back(tensor);
-      offset += tensor_bytes(config, context);
+      offset += tensor_bytes(config, shape);
     }
   }
   return cache;
 }
 
-void KvCache::extend(int32_t count) {
-  CHECK(count >= 0 && length_ + count <= context_);
-  length_ += count;
+void KvCache::extend(int32_t count, int32_t sequence) {
+  CHECK(count >= 0 && lengths_[sequence] + count <= shape_.context);
+  lengths_[sequence] += count;
+}
+
+void KvCache::truncate(int32_t length, int32_t sequence) {
+  CHECK(length >= 0 && length <= lengths_[sequence]);
+  lengths_[sequence] = length;
+}
+
+void KvCache::release(int32_t sequence) {
+  lengths_[sequence] = 0;
+  for (const auto* tensors : {&keys_, &values_}) {
+    for (const ggml_tensor* tensor : *tensors) {
+      const auto start = static_cast<uint64_t>(static_cast<const std::byte*>(tensor->data) - buffer_.data());
+      buffer_.give_back(start + static_cast<uint64_t>(first_row(sequence)) * tensor->nb[1],
+                        static_cast<uint64_t>(shape_.context) * tensor->nb[1]);
+    }
+  }
 }
 
 std::vector<std::byte> KvCache::copy_rows(int32_t first, int32_t count) const {
-  CHECK(first >= 0 && count >= 0 && first + count <= context_);
+  CHECK(first >= 0 && count >= 0 && first + count <= shape_.context);
   std::vector<std::byte> rows;
   for (const auto* tensors : {&keys_, &values_}) {
     for (const ggml_tensor* tensor : *tensors) {
@@ -95,7 +125,7 @@ void KvCache::restore_rows(int32_t first, std::span<const std::byte> rows) {
     for (const ggml_tensor* tensor : *tensors) row_bytes += tensor->nb[1];
   }
   const size_t count = rows.size() / row_bytes;
-  CHECK(count * row_bytes == rows.size() && static_cast<size_t>(first) + count <= static_cast<size_t>(context_));
+  CHECK(count * row_bytes == rows.size() && static_cast<size_t>(first) + count <= static_cast<size_t>(shape_.context));
   for (const auto* tensors : {&keys_, &values_}) {
     for (const ggml_tensor* tensor : *tensors) {
       const size_t bytes = count * tensor->nb[1];
@@ -104,11 +134,6 @@ void KvCache::restore_rows(int32_t first, std::span<const std::byte> rows) {
       rows = rows.subspan(bytes);
     }
   }
-}
-
-void KvCache::truncate(int32_t length) {
-  CHECK(length >= 0 && length <= length_);
-  length_ = length;
 }
 
 }  // namespace drafthorse

@@ -1,5 +1,9 @@
-// Keys and values of one sequence, F16, a row per position and layer. In latent attention values are the first elements
-// of the keys' rows and take no memory of their own.
+// Keys and values of one sequence or of many, a row per position and layer. In latent attention values are the first
+// elements of the keys' rows and take no memory of their own.
+//
+// Each sequence has a range of rows of its own, as long as the context, in address space that is only reserved: memory
+// comes with the rows that are written, page by page, and goes back when a sequence is released. So what the system
+// calls pages serves as the page table, and kernels see plain strides.
 //
 // Rows at and beyond length() are garbage that the next window overwrites: truncation is forgetting, and costs
 // nothing. The engine's thread owns it.
@@ -22,34 +26,47 @@ namespace drafthorse {
 // the shapes allow it. Whether the rows mean the same to both only their acceptance tells.
 std::string why_not_share_kv(const ModelConfig& target, const ModelConfig& draft);
 
+struct KvShape {
+  int32_t context = 0;  // positions per sequence
+  int32_t sequences = 1;
+  ggml_type type = GGML_TYPE_F16;  // or Q8_0, where a head's elements are whole blocks of it
+};
+
 class KvCache {
  public:
-  // Room for `context` positions. Memory comes with use.
-  static Result<KvCache> reserve(const ModelConfig& config, int32_t context);
+  // kUsage where the type does not fit the heads.
+  static Result<KvCache> reserve(const ModelConfig& config, const KvShape& shape);
   KvCache() = default;
   KvCache(KvCache&&) = default;
   KvCache& operator=(KvCache&&) = default;
 
-  static uint64_t bytes_needed(const ModelConfig& config, int32_t context);
+  // Of one position, all layers.
+  static uint64_t position_bytes(const ModelConfig& config, ggml_type type);
+  // What a sequence takes beyond its rows, at most: they begin and end within pages.
+  static uint64_t sequence_overhead_bytes(const ModelConfig& config);
 
-  int32_t length() const { return length_; }    // positions that hold committed tokens
-  int32_t context() const { return context_; }  // positions there is room for
-  uint64_t bytes() const { return buffer_.bytes(); }
+  const KvShape& shape() const { return shape_; }
+  int32_t length(int32_t sequence = 0) const { return lengths_[sequence]; }  // positions that hold committed tokens
+  int32_t context() const { return shape_.context; }                         // positions there is room for, of each
+  uint64_t bytes() const { return buffer_.bytes(); }                         // with every row written
 
+  int64_t first_row(int32_t sequence) const { return int64_t{sequence} * shape_.context; }
   int32_t tensors() const { return static_cast<int32_t>(keys_.size() + values_.size()); }  // of the same size
 
-  ggml_tensor* keys(int32_t layer) const { return keys_[layer]; }      // [head_dim * n_head_kv, context] F16
+  ggml_tensor* keys(int32_t layer) const { return keys_[layer]; }      // [head_dim * n_head_kv, context * sequences]
   ggml_tensor* values(int32_t layer) const { return values_[layer]; }  // the same; there is none in latent attention
 
   // The window at [length, length + count) has been written.
-  void extend(int32_t count);
-  // The bytes of rows [first, first + count), all layers; and back to where they were: for a pass that borrows the
-  // rows.
+  void extend(int32_t count, int32_t sequence = 0);
+  // Forgets positions from `length` on. `length` is at most the present one.
+  void truncate(int32_t length, int32_t sequence = 0);
+  // Forgets the sequence and gives its memory back, but for pages that its neighbours share.
+  void release(int32_t sequence);
+
+  // The bytes of the first sequence's rows [first, first + count), all layers; and back to where they were: for a pass
+  // that borrows the rows.
   std::vector<std::byte> copy_rows(int32_t first, int32_t count) const;
   void restore_rows(int32_t first, std::span<const std::byte> rows);
-
-  // Forgets positions from `length` on. `length` is at most the present one.
-  void truncate(int32_t length);
 
  private:
   struct ContextDeleter {
@@ -59,8 +76,8 @@ class KvCache {
   DeviceBuffer buffer_;
   std::vector<ggml_tensor*> keys_;
   std::vector<ggml_tensor*> values_;
-  int32_t length_ = 0;
-  int32_t context_ = 0;
+  std::vector<int32_t> lengths_;  // by sequence
+  KvShape shape_;
 };
 
 }  // namespace drafthorse

@@ -34,15 +34,8 @@ ModelWeights declare(WeightDeclarations& tensors, const ModelConfig& config) {
   return weights;
 }
 
-LayerStage build_layer(StageBuilder& b, const ModelWeights& weights, const KvCache& cache, int32_t index,
-                       const LayerInputs& in) {
-  const LayerWeights& layer = weights.layers[index];
-  ggml_tensor* factors = rope_factors(b.config(), weights, cache);
-  return build_feed_forward(b, layer, build_heads(b, layer, cache, index, in, factors));
-}
-
 }  // namespace
 
-const Family kLlamaFamily = {configure, declare, build_layer};
+const Family kLlamaFamily = {configure, declare, build_decoder_layer};
 
 }  // namespace drafthorse

@@ -29,14 +29,8 @@ ModelWeights declare(WeightDeclarations& tensors, const ModelConfig& config) {
   return weights;
 }
 
-LayerStage build_layer(StageBuilder& b, const ModelWeights& weights, const KvCache& cache, int32_t index,
-                       const LayerInputs& in) {
-  const LayerWeights& layer = weights.layers[index];
-  return build_feed_forward(b, layer, build_heads(b, layer, cache, index, in, nullptr));
-}
-
 }  // namespace
 
-const Family kQwen3Family = {configure, declare, build_layer};
+const Family kQwen3Family = {configure, declare, build_decoder_layer};
 
 }  // namespace drafthorse

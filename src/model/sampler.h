@@ -44,6 +44,7 @@ struct SamplingOptions {
   bool rejection = false;    // needs a draft and a temperature to make a difference
 
   bool random() const { return temperature > 0; }
+  bool operator==(const SamplingOptions&) const = default;
 };
 
 // kUsage where a value makes no sense.

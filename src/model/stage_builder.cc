@@ -43,7 +43,7 @@ ggml_tensor* StageBuilder::cached_attention(ggml_tensor* q, ggml_tensor* k, ggml
   ggml_tensor* keys = ggml_set_rows(context_, cache.keys(layer), flat(k), kv_rows);
   ggml_tensor* values = v == nullptr ? ggml_view_2d(context_, keys, config_.value_dim, keys->ne[1], keys->nb[1], 0)
                                      : ggml_set_rows(context_, cache.values(layer), flat(v), kv_rows);
-  return ops::attention(context_, q, keys, values, positions, attention_);
+  return ops::attention(context_, q, keys, values, positions, kv_rows, attention_);
 }
 
 ggml_tensor* StageBuilder::gated_ffn(ggml_tensor* x, ggml_tensor* gate, ggml_tensor* up, ggml_tensor* down) {

@@ -203,22 +203,31 @@ void attention_node(ggml_tensor* destination, int, int, void* userdata) {
   const ggml_tensor* q = destination->src[0];
   const ggml_tensor* k = destination->src[1];
   const ggml_tensor* v = destination->src[2];
-  const ggml_tensor* positions = destination->src[3];
-  const AttentionSequence sequence = {
-      .q = static_cast<const float*>(q->data),
-      .q_token_stride = static_cast<int64_t>(q->nb[2] / sizeof(float)),
-      .q_head_stride = static_cast<int64_t>(q->nb[1] / sizeof(float)),
-      .keys = static_cast<const std::byte*>(k->data),
-      .key_stride = k->nb[1],
-      .key_head_stride = ggml_row_size(shape.kv_type, shape.key_dim),
-      .values = static_cast<const std::byte*>(v->data),
-      .value_stride = v->nb[1],
-      .value_head_stride = ggml_row_size(shape.kv_type, shape.value_dim),
-      .positions = {static_cast<const int32_t*>(positions->data), static_cast<size_t>(q->ne[2])},
-      .out = static_cast<float*>(destination->data),
-      .out_stride = destination->ne[0],
-  };
-  attend(node.processor, shape, {&sequence, 1}, *node.workspace);
+  const auto* positions = static_cast<const int32_t*>(destination->src[3]->data);
+  const auto* cache_rows = static_cast<const int64_t*>(destination->src[4]->data);
+  const int64_t tokens = q->ne[2];
+  const auto first_row = [&](int64_t token) { return cache_rows[token] - positions[token]; };
+  std::vector<AttentionSequence> sequences;
+  for (int64_t first = 0, end = 0; first < tokens; first = end) {
+    while (end < tokens && first_row(end) == first_row(first)) ++end;
+    const auto row = static_cast<size_t>(first_row(first));
+    sequences.push_back({
+        .q = reinterpret_cast<const float*>(static_cast<const std::byte*>(q->data) +
+                                            static_cast<size_t>(first) * q->nb[2]),
+        .q_token_stride = static_cast<int64_t>(q->nb[2] / sizeof(float)),
+        .q_head_stride = static_cast<int64_t>(q->nb[1] / sizeof(float)),
+        .keys = static_cast<const std::byte*>(k->data) + row * k->nb[1],
+        .key_stride = k->nb[1],
+        .key_head_stride = ggml_row_size(shape.kv_type, shape.key_dim),
+        .values = static_cast<const std::byte*>(v->data) + row * v->nb[1],
+        .value_stride = v->nb[1],
+        .value_head_stride = ggml_row_size(shape.kv_type, shape.value_dim),
+        .positions = {positions + first, static_cast<size_t>(end - first)},
+        .out = static_cast<float*>(destination->data) + first * destination->ne[0],
+        .out_stride = destination->ne[0],
+    });
+  }
+  attend(node.processor, shape, sequences, *node.workspace);
 }
 
 }  // namespace
@@ -339,16 +348,17 @@ void attend(const Processor& processor, const AttentionShape& shape, std::span<c
 }
 
 ggml_tensor* attention(ggml_context* context, ggml_tensor* q, ggml_tensor* k, ggml_tensor* v, ggml_tensor* positions,
-                       const AttentionNode& node) {
+                       ggml_tensor* cache_rows, const AttentionNode& node) {
   const AttentionShape& shape = node.shape;
   CHECK(supports_attention(shape));
   CHECK(q->ne[0] == shape.key_dim && q->ne[1] == shape.n_head && q->type == GGML_TYPE_F32);
   CHECK(q->nb[0] == sizeof(float) && q->ne[3] == 1 && positions->ne[0] == q->ne[2]);
+  CHECK(cache_rows->type == GGML_TYPE_I64 && cache_rows->ne[0] == q->ne[2]);
   CHECK(k->ne[0] == shape.key_dim * shape.n_head_kv && k->type == shape.kv_type);
   CHECK(v->ne[0] == shape.value_dim * shape.n_head_kv && v->type == shape.kv_type);
   if (shape.kv_type == GGML_TYPE_F16) q = ggml_cast(context, ggml_cast(context, q, GGML_TYPE_F16), GGML_TYPE_F32);
-  ggml_tensor* args[] = {q, k, v, positions};
-  return ggml_custom_4d(context, GGML_TYPE_F32, shape.value_dim * shape.n_head, q->ne[2], 1, 1, args, 4, attention_node,
+  ggml_tensor* args[] = {q, k, v, positions, cache_rows};
+  return ggml_custom_4d(context, GGML_TYPE_F32, shape.value_dim * shape.n_head, q->ne[2], 1, 1, args, 5, attention_node,
                         1, const_cast<AttentionNode*>(&node));
 }
 

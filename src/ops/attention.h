@@ -92,10 +92,11 @@ struct AttentionNode {
   std::unique_ptr<AttentionWorkspace> workspace;
 };
 
-// One sequence. q: [key_dim, n_head, n] F32; k: [key_dim * n_head_kv, context], v: [value_dim * n_head_kv, context],
-// both kv_type; positions: [n] I32 -> [value_dim * n_head, n] F32.
+// q: [key_dim, n_head, n] F32; k: [key_dim * n_head_kv, rows], v: [value_dim * n_head_kv, rows], both kv_type;
+// positions: [n] I32 -> [value_dim * n_head, n] F32. cache_rows: [n] I64, the row of each token's own key; a token at
+// position p sees up to p + 1 rows that end there. Neighbours with one row for position 0 are one sequence's.
 // Queries are rounded to F16 where keys are, as ggml does: routers with near ties choose the same experts then.
 ggml_tensor* attention(ggml_context* context, ggml_tensor* q, ggml_tensor* k, ggml_tensor* v, ggml_tensor* positions,
-                       const AttentionNode& node);
+                       ggml_tensor* cache_rows, const AttentionNode& node);
 
 }  // namespace drafthorse::ops

@@ -60,14 +60,20 @@ struct Inputs {
 
   // Tokens [first, first + positions.size()) at these positions.
   std::vector<float> run(Compute& compute, const std::vector<int32_t>& positions, int64_t first = 0) const {
+    return run(compute, positions, {positions.begin(), positions.end()}, first);
+  }
+  // The same with keys and values of their own positions in these rows.
+  std::vector<float> run(Compute& compute, const std::vector<int32_t>& positions, const std::vector<int64_t>& rows,
+                         int64_t first) const {
     const AttentionNode node({compute.pool(), simd::kernels(best_isa())}, attention_shape());
     GraphRunner graph(compute);
     const auto n = static_cast<int64_t>(positions.size());
     ggml_tensor* args[] = {graph.input(GGML_TYPE_F32, {shape.head_dim, shape.n_head, n}, query(first)),
                            graph.input(GGML_TYPE_F16, {kv_width(), context}, k16.data()),
                            graph.input(GGML_TYPE_F16, {kv_width(), context}, v16.data()),
-                           graph.input(GGML_TYPE_I32, {n}, positions.data())};
-    return graph.run(attention(graph.context(), args[0], args[1], args[2], args[3], node));
+                           graph.input(GGML_TYPE_I32, {n}, positions.data()),
+                           graph.input(GGML_TYPE_I64, {n}, rows.data())};
+    return graph.run(attention(graph.context(), args[0], args[1], args[2], args[3], args[4], node));
   }
 
   // One head of one token by the definition of softmax.
@@ -184,6 +190,28 @@ TEST(Attention, SameBitsAloneAndTogetherOnAnyThreads) {
         }
       }
     }
+  }
+}
+
+// Sequences of one cache, in any order and of any number of tokens, see what they would see alone.
+TEST(Attention, SequencesShareACache) {
+  constexpr int64_t kRows = 160;  // of each
+  const Inputs together({64, 4, 2}, 3 * kRows, 7, 9);
+  Compute compute(2);
+  const std::vector<int32_t> positions{70, 71, 72, 12, 12, 13, 159};
+  const std::vector<int64_t> sequence_of{2, 2, 2, 0, 1, 1, 0};
+  std::vector<int64_t> rows;
+  for (size_t t = 0; t < positions.size(); ++t) rows.push_back(sequence_of[t] * kRows + positions[t]);
+  const std::vector<float> all = together.run(compute, positions, rows, 0);
+  for (size_t t = 0; t < positions.size(); ++t) {
+    Inputs alone({64, 4, 2}, kRows, 7, 9);
+    const int64_t first = sequence_of[t] * kRows * alone.kv_width();
+    alone.q = together.q;
+    alone.k16.assign(together.k16.begin() + first, together.k16.begin() + first + kRows * alone.kv_width());
+    alone.v16.assign(together.v16.begin() + first, together.v16.begin() + first + kRows * alone.kv_width());
+    const std::vector<float> one = alone.run(compute, {positions[t]}, static_cast<int64_t>(t));
+    const auto begin = all.begin() + static_cast<int64_t>(t) * together.width();
+    EXPECT_TRUE(same_bits(one, {begin, begin + together.width()})) << "token " << t;
   }
 }
 

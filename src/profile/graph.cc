@@ -41,9 +41,11 @@ double graph_seconds(Compute& compute, const Build& build) {
   ggml_backend_buffer_clear(buffer.get(), 0);
   for (ggml_tensor* tensor = ggml_get_first_tensor(context.get()); tensor != nullptr;
        tensor = ggml_get_next_tensor(context.get(), tensor)) {
-    if (tensor->type != GGML_TYPE_I32 || tensor->op != GGML_OP_NONE) continue;
-    const auto last = static_cast<int32_t>(kKeys - 1);
-    ggml_backend_tensor_set(tensor, &last, 0, sizeof(last));
+    if (tensor->op != GGML_OP_NONE) continue;
+    // Positions and rows are the only whole numbers: the last key's.
+    const int64_t last = kKeys - 1;
+    if (tensor->type == GGML_TYPE_I32) ggml_backend_tensor_set(tensor, &last, 0, sizeof(int32_t));
+    if (tensor->type == GGML_TYPE_I64) ggml_backend_tensor_set(tensor, &last, 0, sizeof(int64_t));
   }
   compute.run(graph);
   const SteadyClock clock;
@@ -75,7 +77,8 @@ void measure_graph(int threads, MachineProfile& profile) {
     return ops::attention(context, ggml_new_tensor_3d(context, GGML_TYPE_F32, kHeadDim, kHeads, 1),
                           ggml_new_tensor_2d(context, GGML_TYPE_F16, kHeadDim * kHeads, kKeys),
                           ggml_new_tensor_2d(context, GGML_TYPE_F16, kHeadDim * kHeads, kKeys),
-                          ggml_new_tensor_1d(context, GGML_TYPE_I32, 1), node);
+                          ggml_new_tensor_1d(context, GGML_TYPE_I32, 1), ggml_new_tensor_1d(context, GGML_TYPE_I64, 1),
+                          node);
   });
   profile.attention_s_per_key_float =
       std::max(0.0, attention - profile.node_overhead_s) / static_cast<double>(kHeadDim * kHeads * kKeys);

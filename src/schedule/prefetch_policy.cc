@@ -182,6 +182,8 @@ class Deadline final : public PrefetchPolicy {
     for (int i = view.next_layer; i < view.forecast.n_layers(); ++i) {
       const LayerId layer{i};
       if (!view.forecast.covers(layer)) continue;
+      // Nothing can be asked for: ranking the layer's experts would be for nothing.
+      if (view.cache.prefetch_bytes_pending() >= kAheadBytes) return;
       const double until = view.seconds_until(layer);
       for (const ExpertKey key :
            likeliest(view, layer, static_cast<size_t>(view.forecast.n_experts(layer)), kLeastNeed)) {

@@ -1,0 +1,283 @@
+#include "plan/pipeline.h"
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+
+#include "base/check.h"
+
+namespace drafthorse {
+namespace {
+
+using Id = EventDag::EventId;
+
+constexpr int kIterations = 4;       // the last is taken: buffers are then as they always are
+constexpr int kMostGroups = 16;      // of a layer's experts, events at most
+constexpr double kLeastLoad = 1e-6;  // experts of a layer; less is nothing
+
+// One layer's experts, in equal groups.
+struct Groups {
+  int count = 0;
+  double load_s = 0;  // of one
+  double load_bytes = 0;
+  double compute_s = 0;  // of one, for one micro-batch
+  double loaded = 0;     // experts of one
+};
+
+class Builder {
+ public:
+  Builder(const ModelCost& cost, const Platform& platform, const Iteration& iteration)
+      : cost_(cost), platform_(platform), iteration_(iteration) {
+    CHECK(platform.link_bytes_per_s > 0 && iteration.micro_batches > 0);
+    link_ = dag_.add_unit("link", EventDag::Order::kByNeed);
+    if (platform.device) {
+      back_ = dag_.add_unit("link back", EventDag::Order::kByNeed);
+      processor_ = dag_.add_unit("processor", EventDag::Order::kByNeed);
+      main_ = dag_.add_unit("device", EventDag::Order::kByNeed);
+    } else {
+      main_ = processor_ = dag_.add_unit("processor", EventDag::Order::kInOrder);
+    }
+    prepare();
+  }
+
+  IterationPrediction predict(bool with_timeline) {
+    Id before = -1;  // end of the iteration before
+    for (int i = 0; i < kIterations; ++i) before = add_iteration(before);
+    const Schedule times = schedule(dag_);
+    IterationPrediction out;
+    const double begin = times.end_s[iteration_ends_[kIterations - 2]];
+    const double end = times.end_s[iteration_ends_.back()];
+    out.seconds = end - begin;
+    out.target_s = times.end_s[heads_.back()] - times.end_s[draft_ends_.back()];
+    for (const Id id : times.critical) {
+      const double part = std::min(end, times.end_s[id]) - std::max(begin, times.start_s[id]);
+      if (part > 0) out.critical[kind(id)] += part;
+    }
+    for (size_t i = 0; i < dag_.events().size(); ++i) {
+      const auto id = static_cast<Id>(i);
+      const double part = std::min(end, times.end_s[id]) - std::max(begin, times.start_s[id]);
+      if (part <= 0) continue;
+      out.busy[kind(id)] += part;
+      if (!with_timeline) continue;
+      out.timeline.push_back({std::max(begin, times.start_s[id]) - begin, std::min(end, times.end_s[id]) - begin,
+                              dag_.units()[dag_.events()[id].unit].name, static_cast<Component>(kind(id)),
+                              notes_[i].layer, notes_[i].micro_batch});
+    }
+    std::stable_sort(out.timeline.begin(), out.timeline.end(),
+                     [](const TimelineEvent& a, const TimelineEvent& b) { return a.start_s < b.start_s; });
+    out.limit =
+        static_cast<Component>(std::max_element(out.critical.begin(), out.critical.end()) - out.critical.begin());
+    for (const Groups& groups : groups_) out.loaded_bytes += groups.count * groups.load_bytes;
+    return out;
+  }
+
+ private:
+  struct Note {
+    int layer = -1;
+    int micro_batch = -1;
+  };
+
+  size_t kind(Id id) const { return static_cast<size_t>(dag_.events()[id].kind); }
+
+  Id add(EventDag::UnitId unit, double seconds, Component component, std::vector<Id> after, int layer = -1,
+         int micro_batch = -1) {
+    after.erase(std::remove(after.begin(), after.end(), -1), after.end());
+    notes_.push_back({layer, micro_batch});
+    // What attention waits for is short and goes first: experts and loads have time.
+    const int rank = component == Component::kExperts || component == Component::kLoad ? 1 : 0;
+    return dag_.add(unit, seconds, static_cast<int>(component), std::move(after), rank);
+  }
+
+  // Seconds and groups of each layer, for one micro-batch.
+  void prepare() {
+    const PassWork work = iteration_.pass + iteration_.prompt;
+    const double tokens = work.tokens / iteration_.micro_batches;
+    for (const LayerCost& layer : cost_.layers) {
+      Groups groups;
+      if (layer.experts > 0) {
+        groups.count = std::min(layer.experts, kMostGroups);
+        const double loaded = experts_loaded(cost_.popularity, work.tokens, iteration_.resident_experts);
+        if (loaded > kLeastLoad) groups.loaded = loaded / groups.count;
+        groups.load_bytes = groups.loaded * cost_.expert_bytes;
+        groups.load_s = groups.load_bytes / platform_.link_bytes_per_s;
+        groups.compute_s = experts_seconds(layer, cost_.popularity, tokens) / groups.count;
+      }
+      groups_.push_back(groups);
+      dense_s_.push_back(layer.dense.at(tokens));
+    }
+    const PassWork& attended = platform_.device ? iteration_.pass : work;
+    attention_s_ = cost_.attention.seconds(attended.token_keys / iteration_.micro_batches,
+                                           attended.keys / iteration_.micro_batches);
+    if (platform_.device) {
+      prompt_attention_s_ = platform_.prompt_attention.seconds(iteration_.prompt.token_keys / iteration_.micro_batches,
+                                                               iteration_.prompt.keys / iteration_.micro_batches);
+    }
+    head_s_ = cost_.head.at(work.heads);
+    if (platform_.device || iteration_.pipeline == Pipeline::kOnDemand) return;
+    // What is computed while the processor serves reads takes longer.
+    double load_s = 0;
+    double compute_s = head_s_;
+    for (size_t i = 0; i < groups_.size(); ++i) {
+      load_s += groups_[i].count * groups_[i].load_s;
+      compute_s += dense_s_[i] + attention_s_ + groups_[i].count * groups_[i].compute_s;
+    }
+    if (compute_s <= 0) return;
+    const double beside = std::min(1.0, load_s / compute_s);
+    const double factor = 1 + (platform_.compute_slowdown_while_loading - 1) * beside;
+    for (size_t i = 0; i < groups_.size(); ++i) {
+      groups_[i].compute_s *= factor;
+      dense_s_[i] *= factor;
+    }
+    attention_s_ *= factor;
+    head_s_ *= factor;
+  }
+
+  bool on_demand() const { return iteration_.pipeline == Pipeline::kOnDemand; }
+
+  // A load begins when the buffer has room: when enough of those before it have been computed.
+  Id add_load(int layer, Id known) {
+    const Groups& groups = groups_[layer];
+    std::vector<Id> after = {known};
+    buffered_ += groups.loaded;
+    while (buffered_ > std::max(iteration_.buffer_experts, groups.loaded) + kLeastLoad && !in_buffer_.empty()) {
+      after.push_back(in_buffer_.front().computed);
+      buffered_ -= in_buffer_.front().experts;
+      in_buffer_.pop_front();
+    }
+    return add(link_, groups.load_s, Component::kLoad, std::move(after), layer);
+  }
+
+  // Experts of a layer for all micro-batches, after what each waits for. Returns what each ends with.
+  std::vector<Id> add_experts(int layer, std::vector<Id> ends, Id known) {
+    const Groups& groups = groups_[layer];
+    const bool all_first = on_demand() || groups.loaded * groups.count <= iteration_.buffer_experts;
+    std::vector<Id> loads(static_cast<size_t>(groups.count), -1);
+    if (groups.loaded > 0 && all_first) {
+      for (Id& load : loads) load = add_load(layer, known);
+    }
+    // On demand nothing is computed until everything is there.
+    if (on_demand()) std::fill(loads.begin(), loads.end(), loads.back());
+    if (all_first) {
+      // One micro-batch after the other, so that the first one's next attention can begin.
+      std::vector<Id> last(loads.size(), -1);
+      for (size_t m = 0; m < ends.size(); ++m) {
+        for (size_t g = 0; g < loads.size(); ++g) last[g] = ends[m] = add_group(layer, m, ends[m], loads[g]);
+      }
+      for (size_t g = 0; g < loads.size() && groups.loaded > 0; ++g) in_buffer_.push_back({last[g], groups.loaded});
+      return ends;
+    }
+    for (int g = 0; g < groups.count; ++g) {
+      const Id load = add_load(layer, known);
+      for (size_t m = 0; m < ends.size(); ++m) ends[m] = add_group(layer, m, ends[m], load);
+      in_buffer_.push_back({ends.back(), groups.loaded});
+    }
+    return ends;
+  }
+
+  Id add_group(int layer, size_t micro_batch, Id before, Id load) {
+    return add(main_, groups_[layer].compute_s, Component::kExperts, {before, load}, layer,
+               static_cast<int>(micro_batch));
+  }
+
+  Id add_iteration(Id before) {
+    const std::vector<Id> drafted = add_draft(before);
+    std::vector<Id> ends(static_cast<size_t>(iteration_.micro_batches), drafted.front());
+    for (size_t layer = 0; layer < groups_.size(); ++layer) {
+      const int number = static_cast<int>(layer);
+      if (platform_.device)
+        add_attention_beside_device(number, drafted, ends);
+      else
+        add_attention(number, ends);
+      ends = add_experts(number, ends, on_demand() ? ends.back() : -1);
+    }
+    const Id head = add(main_, head_s_, Component::kOther, ends);
+    heads_.push_back(head);
+    const Id end = add(processor_, iteration_.other_s, Component::kOther, {head});
+    iteration_ends_.push_back(end);
+    return end;
+  }
+
+  // On the device and beside it.
+  std::vector<Id> add_draft(Id before) {
+    std::vector<Id> drafted = {add(main_, iteration_.draft.device_s, Component::kDraft, {before})};
+    if (platform_.device) {
+      drafted.push_back(add(processor_, iteration_.draft.processor_s, Component::kDraft, {before}));
+    }
+    draft_ends_.push_back(iteration_.draft.processor_s > iteration_.draft.device_s ? drafted.back() : drafted.front());
+    return drafted;
+  }
+
+  void add_attention(int layer, std::vector<Id>& ends) {
+    for (size_t m = 0; m < ends.size(); ++m) {
+      const int micro_batch = static_cast<int>(m);
+      ends[m] = add(main_, attention_s_, Component::kAttention, {ends[m]}, layer, micro_batch);
+      ends[m] = add(main_, dense_s_[layer], Component::kDense, {ends[m]}, layer, micro_batch);
+    }
+  }
+
+  void add_attention_beside_device(int layer, const std::vector<Id>& drafted, std::vector<Id>& ends) {
+    const double tokens = iteration_.pass.tokens / iteration_.micro_batches;
+    const double out_s = tokens * platform_.activation_bytes_out / platform_.link_bytes_per_s;
+    const double in_s = tokens * platform_.activation_bytes_in / platform_.link_bytes_per_s;
+    const double pre_s = dense_s_[layer] * platform_.pre_attention_share;
+    const double post_s = dense_s_[layer] - pre_s;
+    for (size_t m = 0; m < ends.size(); ++m) {
+      const int micro_batch = static_cast<int>(m);
+      std::vector<Id> after = {ends[m]};
+      if (layer == 0) after = drafted;
+      Id at = add(main_, pre_s + prompt_attention_s_, Component::kDense, after, layer, micro_batch);
+      at = add(back_, out_s, Component::kActivations, {at}, layer, micro_batch);
+      at = add(processor_, attention_s_, Component::kAttention, {at}, layer, micro_batch);
+      at = add(link_, in_s, Component::kActivations, {at}, layer, micro_batch);
+      ends[m] = add(main_, post_s, Component::kDense, {at}, layer, micro_batch);
+    }
+  }
+
+  struct Buffered {
+    Id computed = -1;
+    double experts = 0;
+  };
+
+  const ModelCost& cost_;
+  const Platform& platform_;
+  const Iteration& iteration_;
+  EventDag dag_;
+  std::vector<Note> notes_;
+  EventDag::UnitId link_ = 0, back_ = 0, processor_ = 0, main_ = 0;
+  std::vector<Groups> groups_;
+  std::vector<double> dense_s_;
+  double attention_s_ = 0;
+  double prompt_attention_s_ = 0;
+  double head_s_ = 0;
+  double buffered_ = 0;  // experts in the buffer or on their way
+  std::deque<Buffered> in_buffer_;
+  std::vector<Id> heads_, draft_ends_, iteration_ends_;
+};
+
+}  // namespace
+
+const char* component_name(Component component) {
+  switch (component) {
+    case Component::kLoad:
+      return "link";
+    case Component::kActivations:
+      return "activations";
+    case Component::kDense:
+      return "dense layers";
+    case Component::kAttention:
+      return "attention";
+    case Component::kExperts:
+      return "experts";
+    case Component::kDraft:
+      return "draft";
+    default:
+      return "other";
+  }
+}
+
+IterationPrediction simulate_iteration(const ModelCost& cost, const Platform& platform, const Iteration& iteration,
+                                       bool with_timeline) {
+  return Builder(cost, platform, iteration).predict(with_timeline);
+}
+
+}  // namespace drafthorse

@@ -1,0 +1,99 @@
+// What one iteration over many sequences costs: the machine's side of the throughput optimiser. Pure.
+//
+// SpecMoEOff, arXiv 2508.21706, its cost model and estimator. Seconds and bytes throughout; "token keys" are pairs of a
+// token and a KV position that it sees, "keys" KV positions, read once for all tokens of their sequence.
+//
+// A ModelCost comes from a machine profile and a model's matrices (model_cost), or from a GPU's data sheet
+// (simulate/batch_hardware.h). Nothing here knows what a layer is made of.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/status.h"
+#include "plan/cost_curve.h"
+#include "plan/machine_profile.h"
+
+namespace drafthorse {
+
+struct ModelWork;
+
+// How unevenly texts use a layer's experts: of E experts the i-th most popular is used by a token with probability
+//     min(1, c exp(-skew (i + 1/2) / E)),     c such that they add up to the experts used per token.
+// Measured on the demo pair. Over many texts at once use is evener, but then every expert is used anyway.
+inline constexpr double kExpertSkew = 3.8;
+std::vector<double> expert_shares(int experts, int used, double skew);
+
+struct LayerCost {
+  CostCurve dense;   // by tokens: projections, router, shared experts or dense FFN, norms
+  CostCurve expert;  // by rows: one routed expert
+  int experts = 0;   // 0: a dense layer
+  bool operator==(const LayerCost&) const = default;
+};
+
+// One layer's attention: the slower of arithmetic and reading.
+struct AttentionCost {
+  double s_per_token_key = 0;
+  double s_per_key = 0;
+  double seconds(double token_keys, double keys) const;
+};
+
+struct ModelCost {
+  std::vector<LayerCost> layers;
+  AttentionCost attention;         // every layer's
+  CostCurve head;                  // by tokens whose logits are wanted
+  std::vector<double> popularity;  // use of each expert of a layer by a token, most popular first; empty: no experts
+  double expert_bytes = 0;         // loaded for one expert
+  int moe_layers() const;
+};
+
+struct ModelCostOptions {
+  double skew = kExpertSkew;
+  double kv_bytes_per_key = 0;  // of one position, all layers
+};
+
+// kUsage where the profile lacks a weight type of the model's. The kernels' figures are for all threads; attention's
+// arithmetic is that of one token, which a window of several does better, if anything.
+Result<ModelCost> model_cost(const MachineProfile& machine, const ModelWork& model, const ModelCostOptions& options);
+// For a machine that nobody has measured: proportions between the parts as on the machines at hand. The runtime learns
+// the rest (batch_depth.h).
+ModelCost assumed_model_cost(const ModelWork& model, const ModelCostOptions& options);
+
+// What one pass has to do.
+struct PassWork {
+  double tokens = 0;      // windows and prompt parts together
+  double token_keys = 0;  // sum over tokens of what each sees
+  double keys = 0;        // sum over sequences of KV positions
+  double heads = 0;       // tokens whose logits are wanted
+};
+// `sequences` windows of `window` tokens behind `mean_keys` positions each.
+PassWork window_work(double sequences, double window, double mean_keys);
+// A prompt's tokens, from its first to its last.
+PassWork prompt_work(double tokens, double prompt_length);
+PassWork operator+(const PassWork& a, const PassWork& b);
+
+// Seconds of computing, without any waiting.
+struct PassSeconds {
+  double dense = 0;
+  double attention = 0;
+  double experts = 0;
+  double head = 0;
+  double total() const { return dense + attention + experts + head; }
+};
+PassSeconds pass_seconds(const ModelCost& cost, const PassWork& work);
+// Of these what does not depend on tokens but on being done at all: reading weights.
+PassSeconds weight_seconds(const ModelCost& cost, const PassWork& work);
+
+// Of one layer, mean over experts: distinct experts that so many tokens use, and of those the ones that are not among
+// the `resident` most popular.
+double experts_used(const std::vector<double>& popularity, double tokens);
+double experts_loaded(const std::vector<double>& popularity, double tokens, double resident);
+// All rows of a layer's experts.
+double experts_seconds(const LayerCost& layer, const std::vector<double>& popularity, double tokens);
+
+// Streaming every expert beats a cache that misses this share of demands once
+//     sequences * window >= n_expert / (n_expert_used * miss_rate)
+// (SpecMoEOff's cost model, with the window's tokens counted in).
+bool streaming_pays(double sequences, double window, int n_expert, int n_expert_used, double miss_rate);
+
+}  // namespace drafthorse
