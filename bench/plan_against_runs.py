@@ -4,13 +4,14 @@
     bench/plan_against_runs.py judge F.jsonl [...]
 
 `run` measures: each case on several prompts, one row a run. The machine's speed changes from minute to minute, so it is
-profiled right before and right after each run. Where the disk of the two profiles differs by more than --most-drift the
-run says nothing of a plan: it is repeated, and counted. Memory is touched before each run, as much as
+profiled between all runs. Where the disk of the profiles before and after a run differs by more
+than --most-drift the run says nothing of a plan: it is repeated, and counted. Memory is touched before each run, as much as
 it may take: where a host takes back what a virtual machine has freed, getting it again can be slower than the disk, and
 would be measured instead of it.
 
-`judge` plans each of these runs with the mean of its two profiles, and compares: of a case, the median over its runs of
-planned over measured speed. "Informed" plans know the run's own hit rate and acceptance (--like): what is left of the
+`judge` plans each of these runs and compares: of a case, the median over its runs of planned over measured speed. The disk
+is the mean of the profiles before and after the run. A profile measures each kernel for a fiftieth of a second only, on
+a machine whose speed changes within one, so that all else is the mean of all profiles. "Informed" plans know the run's own hit rate and acceptance (--like): what is left of the
 error is the model of time. Memory is the largest peak.
 
 BUDGET is a share of the model's routed experts (40%), to which all else is added, or a size in MiB (1500M). Prompts are every
@@ -47,7 +48,8 @@ def inspected(args, model):
 
 def parse_case(args, text):
     model, budget, *rest = text.split(":")
-    case = {"model": model, "budget": budget, "draft": rest[0] if rest else "", "depth": rest[1] if len(rest) > 1 else "auto"}
+    case = {"asked": text, "model": model, "budget": budget, "draft": rest[0] if rest else "",
+            "depth": rest[1] if len(rest) > 1 else "auto"}  # fmt: skip
     if budget.endswith("%"):
         # What a plan books beside the slots, and so many of those.
         plan = json.loads(output_of([args.binary, "plan", *flags_of({**case, "budget": "1T"}), "--json"]))
@@ -62,9 +64,9 @@ def flags_of(case):
     return flags + (["-d", case["draft"], "--draft-depth", case["depth"]] if case["draft"] else [])
 
 
-def take_profile(args, case, folder):
-    """A profile of its own, of what the case needs: the user's is not touched."""
-    command = [args.binary, "profile", "--seconds", args.profile_seconds, "--types", ",".join(case["types"]), case["model"]]
+def take_profile(args, types, file, folder):
+    """A profile of its own: the user's is not touched."""
+    command = [args.binary, "profile", "--seconds", args.profile_seconds, "--types", ",".join(types), file]
     subprocess.run(list(map(str, command)), check=True, capture_output=True, env={**os.environ, "XDG_CACHE_HOME": folder})
     return json.loads(pathlib.Path(folder, "drafthorse", "profile.json").read_text(encoding="utf-8"))
 
@@ -87,32 +89,37 @@ def touch_memory(bytes_):
     memory.close()
 
 
-def one_run(args, case, prompt, folder):
+def one_run(args, case, prompt, before, profile, folder):
     """Statistics of a run on a machine that stayed as fast, its profiles, and how many runs were thrown away."""
     stats = f"{folder}/stats.json"
     for discarded in range(MOST_REPEATS):
-        before = take_profile(args, case, folder)
         touch_memory(int(case["budget"][:-1]) << 20)
         output_of([args.binary, "run", *flags_of(case), *([] if case["draft"] else ["--drafter", "none"]), "-p", prompt,
                    "-n", args.tokens, "--ignore-eos", "--stats-file", stats])  # fmt: skip
-        after = take_profile(args, case, folder)
+        after = profile()
         if drift(before, after) <= 1 + args.most_drift:
             return json.loads(pathlib.Path(stats).read_text(encoding="utf-8")), [before, after], discarded
-    return None, [], MOST_REPEATS
+        before = after
+    return None, [before, after], MOST_REPEATS
 
 
 def run(args):
     texts = [json.loads(line)["text"] for line in open(ROOT / "models/prompts.jsonl", encoding="utf-8")]
     prompts = [texts[(args.first + i * len(texts) // args.prompts) % len(texts)] for i in range(args.prompts)]
     cases = [parse_case(args, text) for text in args.case]
-    for case in cases:
-        case["types"] = sorted({name for key in ("model", "draft") if case[key] for name in inspected(args, case[key])["types"]})
+    models = {case[key] for case in cases for key in ("model", "draft") if case[key]}
+    types = sorted({name for model in models for name in inspected(args, model)["types"]})
     with tempfile.TemporaryDirectory() as folder, open(args.out, "a", encoding="utf-8") as out:
+        def profile():
+            return take_profile(args, types, max(models, key=os.path.getsize), folder)
+
+        latest = profile()
         # Prompts outside: what a minute does to the machine falls on all cases.
-        for number, prompt in enumerate(prompts):
+        for prompt in prompts:
             for case in cases:
-                stats, profiles, discarded = one_run(args, case, prompt, folder)
-                row = {"case": case, "prompt": number, "stats": stats, "profiles": profiles, "discarded": discarded,
+                stats, profiles, discarded = one_run(args, case, prompt, latest, profile, folder)
+                latest = profiles[1]
+                row = {"case": case, "prompt": prompt, "stats": stats, "profiles": profiles, "discarded": discarded,
                        "tokens": args.tokens}  # fmt: skip
                 out.write(json.dumps(row) + "\n")
                 out.flush()
@@ -121,18 +128,20 @@ def run(args):
 # --- judging ---------------------------------------------------------------------------------------------------------
 
 
-def mean_of(one, other):
-    """Of two profiles of the same form."""
-    if isinstance(one, dict):
-        return {key: mean_of(one[key], other[key]) for key in one}
-    if isinstance(one, list):
-        return [mean_of(*pair) for pair in zip(one, other)]
-    return (one + other) / 2 if isinstance(one, float) else one
+def mean_of(all_):
+    """Of profiles of the same form, or parts of them."""
+    first = all_[0]
+    if isinstance(first, dict):
+        return {key: mean_of([one[key] for one in all_]) for key in first}
+    if isinstance(first, list):
+        return [mean_of(part) for part in zip(*all_)]
+    return statistics.mean(all_) if isinstance(first, float) else first
 
 
-def planned(args, row, folder, *more):
+def planned(args, row, kernels, folder, *more):
     path = pathlib.Path(folder, "profile.json")
-    path.write_text(json.dumps(mean_of(*row["profiles"])), encoding="utf-8")
+    disk = {key: mean_of([profile[key] for profile in row["profiles"]]) for key in ("disk", "disk_latency_s")}
+    path.write_text(json.dumps({**kernels, **disk}), encoding="utf-8")
     return json.loads(output_of([args.binary, "plan", *flags_of(row["case"]), "--json", "--prompt-tokens",
                                  row["stats"]["prompt_tokens"], "-n", row["tokens"], "--profile", path, *more]))  # fmt: skip
 
@@ -150,13 +159,13 @@ def acceptance_of(row):
     return sum(row["stats"]["depth"]["accepted_by_position"]) / reached if reached else None
 
 
-def judge_case(args, rows, folder):
-    plans = [planned(args, row, folder, *args.plan_flag) for row in rows]
+def judge_case(args, rows, kernels, folder):
+    plans = [planned(args, row, kernels, folder, *args.plan_flag) for row in rows]
     stats = f"{folder}/stats.json"
     informed = []
     for row in rows:
         pathlib.Path(stats).write_text(json.dumps(row["stats"]), encoding="utf-8")
-        informed.append(planned(args, row, folder, "--like", stats))
+        informed.append(planned(args, row, kernels, folder, "--like", stats))
     best = [plan["prediction"]["best"] for plan in plans]
     speeds = [row["stats"]["decode_tokens_per_s"] for row in rows]
     pairs = {
@@ -182,7 +191,7 @@ def judge_case(args, rows, folder):
         "informed_off": statistics.median(
             plan["prediction"]["best"]["tokens_per_s"] / speed for speed, plan in zip(speeds, informed)) - 1,
         "acceptance": statistics.median(accepted) if accepted else None,
-        "disk_gb_per_s": statistics.median(disk_rate(mean_of(*row["profiles"])) for row in rows) / 1e9,
+        "disk_gb_per_s": statistics.median(disk_rate(mean_of(row["profiles"])) for row in rows) / 1e9,
         "peak": [max(row["stats"]["peak_rss_bytes"] for row in rows), max(plan["expected_peak_bytes"] for plan in plans)],
         "booked": [sum(entry["bytes"] for entry in rows[0]["stats"]["memory"]), plans[0]["booked_bytes"]],
     }  # fmt: skip
@@ -212,16 +221,17 @@ def print_case(judged):
 
 def judge(args):
     rows = [json.loads(line) for path in args.rows for line in open(path, encoding="utf-8")]
+    kernels = mean_of([profile for row in rows for profile in row["profiles"]])
     cases = {}
     for row in rows:
         if row["stats"] is not None:
-            cases.setdefault(case_text(row["case"]), []).append(row)
+            cases.setdefault(row["case"]["asked"], []).append(row)
     print(f"{'case':<34} runs {'slots':<8} | {'tok/s':>7} planned   off  informed | {'ms stall':>11} {'compute':>11} "
           f"{'draft':>11} | {'hits':>9} | tokens/cycle acc. | {'TTFT':>11} | {'peak MiB':>11}    off booked | GB/s, speeds")
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for of_case in cases.values():
-            results.append(judge_case(args, of_case, folder))
+            results.append(judge_case(args, of_case, kernels, folder))
             print_case(results[-1])
     errors = [abs(one["off"]) for one in results]
     print(f"a/b: measured and planned, medians over prompts. Speed: median error {statistics.median(errors):.0%}, largest "

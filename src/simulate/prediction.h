@@ -4,9 +4,10 @@
 // Typical texts (typical_text.h) of the model's shape are replayed (replay.h): the engine's own cache, scheduler,
 // policies and choice of depth, in virtual time, so that whatever those do is part of the prediction. Computing takes
 // what the profile says of the model's matrices (plan/compute_time.h), longer by the profile's slowdown while anything
-// is read; memory that is read into for the first time takes the processor's time as well;
-// reads share a link of the profile's bandwidth, each with the latency that a single one of its largest reads
-// shows. Several texts are replayed where a model has few layers, and the mean is taken: each is only a sample.
+// is read; memory that is read into for the first time takes the processor's time as well; reads share a link of the
+// profile's bandwidth, each with the latency that a single one of its largest reads shows. Where a model has few layers
+// several texts are replayed, each being only a sample, and the mean is taken: whether a draft is wrong once or twice
+// in a short text decides how fast it is, so that a median would jump.
 //
 // A model without routed experts has nothing to replay: at depth k a cycle takes k draft(1) + target(k + 1) and makes
 // 1 + a + a^2 + .. tokens, a being the acceptance.
