@@ -120,6 +120,7 @@ Status collect_notes(BenchPlan& plan) {
         options.schedule.predictor = predictor;
         ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::prepare(options));
         entry->second = engine->schedule().missing_scores();
+        if (entry->second.empty()) entry->second = engine->schedule().unused_fitted();
       }
       contender.note = entry->second;
     }

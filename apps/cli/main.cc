@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "batch_command.h"
 #include "bench_command.h"
+#include "calibrate_command.h"
 #include "child_run.h"
 #include "config_file.h"
 #include "folders.h"
@@ -78,6 +79,8 @@ int main(int argc, char** argv) {
   const CLI::App* batch_command = add_batch_command(app, batch_flags);
   BenchFlags bench_flags;
   const CLI::App* bench_command = add_bench_command(app, bench_flags);
+  CalibrateFlags calibrate_flags;
+  const CLI::App* calibrate_command = add_calibrate_command(app, calibrate_flags);
   ProfileFlags profile_flags;
   const CLI::App* profile_command = add_profile_command(app, profile_flags);
   SimulateFlags simulate_flags;
@@ -105,6 +108,7 @@ int main(int argc, char** argv) {
     bench_flags.command_line = "drafthorse " + shell_words(arguments);
     return bench(bench_flags);
   }
+  if (calibrate_command->parsed()) return calibrate(calibrate_flags);
   if (inspect_command->parsed()) return inspect(inspect_flags);
   if (profile_command->parsed()) return profile(profile_flags);
   if (simulate_command->parsed()) return simulate(simulate_flags);

@@ -12,10 +12,10 @@
 #include "engine_flags.h"
 #include "output.h"
 #include "plan/batch_optimizer.h"
-#include "plan/prediction.h"
 #include "plan_command.h"
 #include "profile_file.h"
 #include "simulate/batch_hardware.h"
+#include "simulate/typical_text.h"
 #include "suggest.h"
 #include "text_file.h"
 

@@ -115,6 +115,7 @@ Result<std::string> read_prompt(const RunFlags& flags) {
 Result<EngineOptions> engine_options(const RunFlags& flags) {
   ASSIGN_OR_RETURN(EngineOptions options, engine_options(flags.model));
   options.schedule = schedule_options(flags.schedule);
+  options.fitted_path = flags.fitted;
   ASSIGN_OR_RETURN(options.sampling, sampling_options(flags.sampling));
   return options;
 }
@@ -203,6 +204,10 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
       ->check(check_not_empty)
       ->check(check_not_negative);
   add_schedule_flags(*run, flags.schedule);
+  run->add_option("--fitted", flags.fitted,
+                  "what drafthorse calibrate made of the pair, or none; default: beside the draft, if it is there")
+      ->type_name("FILE|none")
+      ->check(check_not_empty);
   run->add_flag("-q,--quiet", flags.quiet, "write nothing but the text and errors");
   run->add_flag("--stats", flags.stats, "show where memory and time went");
   run->add_option("--stats-file", flags.stats_file, "write the statistics as JSON")

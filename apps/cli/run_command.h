@@ -25,6 +25,7 @@ struct RunFlags {
   std::string chat_template;
   std::string system;
   ScheduleFlags schedule;
+  std::string fitted;  // empty: where calibrate puts it
   bool quiet = false;
   bool explain = false;
   std::string explain_file;  // empty: standard error

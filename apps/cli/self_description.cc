@@ -51,6 +51,7 @@ constexpr std::pair<const char*, const char*> kWords[] = {
     {"--isa", "portable avx2 avx-vnni avx512 avx512-bf16 list"},
     {"--draft-depth", "auto 0 1 2 4 8 16"},
     {"--accept", "noise rejection"},
+    {"--writer", "draft target"},
     {"--drafter", "auto model shared-kv ngram resident none list"}};
 
 std::string roff(const std::string& text) {
@@ -188,6 +189,9 @@ Defaults: lines of \fIkey = value\fR, a key being a long flag without its dashes
 .TP
 \fI~/.cache/drafthorse/profile.json\fR
 What \fBdrafthorse profile\fR measured.
+.TP
+\fIDRAFT.fitted-to-TARGET.gguf\fR
+What \fBdrafthorse calibrate\fR fitted, beside the draft.
 .SH ENVIRONMENT
 XDG_CONFIG_HOME and XDG_CACHE_HOME move those folders.
 .SH EXIT STATUS

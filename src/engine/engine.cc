@@ -12,6 +12,7 @@
 #include "draft/model_drafter.h"
 #include "draft/ngram_drafter.h"
 #include "draft/target_kv_drafter.h"
+#include "engine/calibration.h"
 #include "ops/isa.h"
 #include "plan/batch_optimizer.h"
 
@@ -77,6 +78,9 @@ Status check_options(const EngineOptions& options) {
         fmt::format("--draft-depth {} needs a drafter: give a draft model with -d, or --drafter ngram "
                     "or resident",
                     *options.draft_depth));
+  }
+  if (options.calibration_positions && (options.draft_path.empty() || options.drafter != "model")) {
+    return usage_error("calibration needs a draft model (-d)");
   }
   if (options.kv_type != "f16" && options.kv_type != "q8_0") {
     return usage_error(fmt::format("'{}' is not a type for keys and values; choose from {}", options.kv_type,
@@ -148,6 +152,9 @@ Status Engine::read_files() {
   RETURN_IF_ERROR(check_interrupted());
   // A grammar that is none is noticed here, before anything large is read.
   RETURN_IF_ERROR(Sampler::create(*tokenizer_, options_.sampling).status());
+  if (options_.calibration_positions && !target_config_.is_moe()) {
+    return usage_error(fmt::format("{} has no experts: there is nothing to predict", options_.target_path));
+  }
   target_index_->drop_tokenizer_arrays();
   if (draft_index_) draft_index_->drop_tokenizer_arrays();
   return {};
@@ -204,9 +211,26 @@ Status Engine::create_models() {
     ASSIGN_OR_RETURN(draft_.model, Model::create(*draft_index_, draft_config_, *compute_, draft_shape()));
     RETURN_IF_ERROR(open_queue(draft_, *draft_index_));
   }
-  ASSIGN_OR_RETURN(schedule_, ScheduleLink::create(options_.schedule, *target_.model, draft_.model.get()));
-  if (!schedule_->missing_scores().empty()) notices_.push_back(schedule_->missing_scores());
+  if (options_.calibration_positions) {
+    RETURN_IF_ERROR(draft_.model->tap_ffn_inputs());
+    if (*options_.calibration_positions == 0) {
+      options_.calibration_positions = default_calibration_positions(draft_config_.n_embd);
+    }
+  }
+  ASSIGN_OR_RETURN(schedule_,
+                   ScheduleLink::create(options_.schedule, *target_.model, draft_.model.get(), fitted_source()));
+  for (const std::string& notice : {schedule_->missing_scores(), schedule_->unused_fitted()}) {
+    if (!notice.empty()) notices_.push_back(notice);
+  }
   return {};
+}
+
+// Where fitted routers are looked for.
+FittedSource Engine::fitted_source() const {
+  if (!draft_index_ || options_.batch || options_.fitted_path == "none") return {};
+  FittedSource source{options_.fitted_path, !options_.fitted_path.empty(), &*target_index_, &*draft_index_};
+  if (source.path.empty()) source.path = fitted_routers_path(options_.draft_path, options_.target_path);
+  return source;
 }
 
 ModelOptions Engine::target_shape() const {
@@ -289,6 +313,7 @@ Status Engine::plan() {
     const uint64_t experts = ExpertCache::slot_bytes(layout) * static_cast<uint64_t>(layout.total_experts());
     if (experts > 0) needs.fixed.add("draft experts", align_up(experts, kHugePage));
   }
+  if (schedule_->fitted_bytes() > 0) needs.fixed.add("fitted routers", schedule_->fitted_bytes());
   if (drafts_with("ngram") && !options_.batch) needs.fixed.add("n-gram index", NgramDrafter::bytes(*options_.context));
   needs.fixed.add("sampling", sampler_bytes(options_.sampling, target_config_.n_vocab, draft_depth_limit()));
   const ExpertLayout& layout = target_.model->layout();
@@ -304,8 +329,26 @@ Status Engine::plan() {
   return {};
 }
 
+// What is left buys slots. Calibration goes first: a prompt needs few slots, and with all of the draft's layers at a
+// time the texts are read once.
+Status Engine::plan_calibration(MemoryNeeds& needs) {
+  const MemoryLedger others = needs.fixed;
+  for (int layers = draft_config_.n_layer;; layers = (layers + 1) / 2) {
+    needs.fixed = others;
+    needs.fixed.add("calibration",
+                    calibration_bytes(target_config_, draft_config_, *options_.calibration_positions, layers));
+    const Result<MemoryPlan> plan = plan_memory(needs, *options_.ram_bytes);
+    if (!plan.ok() && layers > 1) continue;
+    if (!plan.ok()) return plan.status();
+    plan_ = *plan;
+    calibration_layers_ = layers;
+    return {};
+  }
+}
+
 // What is left for slots, in a batch beside its sequences.
 Status Engine::plan_slots(MemoryNeeds& needs) {
+  if (options_.calibration_positions) return plan_calibration(needs);
   if (!options_.batch) {
     ASSIGN_OR_RETURN(plan_, plan_memory(needs, *options_.ram_bytes));
     return {};
@@ -386,6 +429,7 @@ Status Engine::load(const LoadProgress& progress) {
   if (target_.cache != nullptr) target_.cache->set_trace(options_.trace);
   target_.pass->set_trace(options_.trace);
   if (!options_.batch) create_drafters();
+  RETURN_IF_ERROR(schedule_->load());
   // Until more is known: what loading has shown.
   const double rate = load_s > 0 ? static_cast<double>(target_.model->dense_bytes()) / load_s : 0;
   schedule_->start(target_, draft_.model != nullptr ? &draft_ : nullptr, rate, clock_);

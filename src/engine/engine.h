@@ -83,8 +83,13 @@ struct EngineOptions {
   std::optional<int32_t> draft_depth;  // default: chosen while running
   SamplingOptions sampling;            // of sessions that do not bring a sampler of their own
   ScheduleOptions schedule;            // which experts are read ahead and which make room
-  std::string io = "uring";            // or pread
-  int threads = 0;                     // 0: one per core
+  // Routers fitted to the pair, for predictors that use them. Default: where calibration puts them, if they are there
+  // and fit; "none": not to be looked for. A file that is named must fit.
+  std::string fitted_path;
+  // For calibration.h, which is then all the engine is for: so many positions; 0: as many as suit the draft.
+  std::optional<int32_t> calibration_positions;
+  std::string io = "uring";  // or pread
+  int threads = 0;           // 0: one per core
   // When it becomes true, loading or generating ends with kInterrupted. Must outlive the engine. Default: its own.
   std::atomic<bool>* interrupt = nullptr;
   std::string isa;                    // instruction set of the kernels; default: the best that the processor has
@@ -129,9 +134,12 @@ class Engine {
   const LoadedModel& draft() const { return draft_; }  // its model is nullptr without a draft model
   std::span<const std::unique_ptr<Drafter>> drafters() const { return drafters_; }
   ScheduleLink& schedule() const { return *schedule_; }
+  // The draft's layers that calibration fits at a time; 0 where the engine was not opened for it.
+  int calibration_layers() const { return calibration_layers_; }
   const Clock& clock() const { return clock_; }
   const EngineOptions& options() const { return options_; }  // with defaults filled in
   int32_t context() const { return *options_.context; }
+  bool drafts_with(std::string_view name) const;  // one of drafter_names(): it is asked, or may be
 
   // For a batch: memory that keys and values of its sequences may take together, and what one of `tokens` tokens,
   // prompt and answer, takes of it, the draft's included.
@@ -159,9 +167,10 @@ class Engine {
   int32_t draft_depth_limit() const;
   Status read_files();
   Status choose_drafters();
-  bool drafts_with(std::string_view name) const;
   void create_drafters();
   Status create_models();
+  FittedSource fitted_source() const;
+  Status plan_calibration(MemoryNeeds& needs);
   ModelOptions target_shape() const;
   ModelOptions draft_shape() const;
   Status plan();
@@ -188,6 +197,7 @@ class Engine {
   std::unique_ptr<ScheduleLink> schedule_;
   MemoryLedger ledger_;
   MemoryPlan plan_;
+  int calibration_layers_ = 0;
   uint64_t batch_bytes_ = 0;
   std::vector<std::string> notices_;
 };

@@ -150,6 +150,9 @@ Result<DraftSuitability> describe_draft(const std::string& draft, const std::str
   out.remarks.push_back(not_shared.empty()
                             ? "it can work on the target's KV cache and needs none of its own (--drafter shared-kv)"
                             : fmt::format("it needs a KV cache of its own: {}", not_shared));
+  if (a.is_moe() && a.n_embd != b.n_embd && (*engine)->schedule().fitted_bytes() == 0) {
+    out.remarks.emplace_back("it is of another width: drafthorse calibrate fits it to the target, to foresee experts");
+  }
   if (b.context_trained < a.context_trained) {
     out.remarks.push_back(
         fmt::format("it was trained for {} tokens, the target for {}: beyond that it will guess "

@@ -4,20 +4,13 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cmath>
+#include <filesystem>
 
 #include "engine/engine.h"
 #include "schedule/policy.h"
 
 namespace drafthorse {
 namespace {
-
-// The draft's layer that corresponds to a layer of the target: proportionally, where their numbers differ.
-LayerId draft_layer_for(LayerId layer, int target_layers, int draft_layers) {
-  if (target_layers <= 1) return LayerId{0};
-  const double part = static_cast<double>(index(layer)) / (target_layers - 1);
-  return LayerId{static_cast<int32_t>(std::lround(part * (draft_layers - 1)))};
-}
 
 Status check_name(std::string_view what, const std::string& name, const std::vector<std::string>& names) {
   if (std::find(names.begin(), names.end(), name) != names.end()) return {};
@@ -47,8 +40,8 @@ Result<ScheduleOptions> resolve(ScheduleOptions options) {
   return options;
 }
 
-Result<std::unique_ptr<ScheduleLink>> ScheduleLink::create(const ScheduleOptions& options, Model& target,
-                                                           Model* draft) {
+Result<std::unique_ptr<ScheduleLink>> ScheduleLink::create(const ScheduleOptions& options, Model& target, Model* draft,
+                                                           const FittedSource& fitted) {
   std::unique_ptr<ScheduleLink> link(new ScheduleLink(options));
   link->target_ = &target;
   link->draft_ = draft;
@@ -61,16 +54,45 @@ Result<std::unique_ptr<ScheduleLink>> ScheduleLink::create(const ScheduleOptions
   CHECK(link->predictor_ != nullptr);
   link->wanted_ = link->predictor_->wants();
   RETURN_IF_ERROR(link->probe_next_gates(target));
-  if (draft != nullptr) RETURN_IF_ERROR(link->probe_draft(target, *draft));
+  if (draft != nullptr) {
+    RETURN_IF_ERROR(link->open_fitted(target, *draft, fitted));
+    RETURN_IF_ERROR(link->probe_draft(target, *draft));
+  }
   const auto is_wanted = [&](const Score& score) { return link->wants(score.source); };
   const bool served = std::any_of(link->draft_scores_.begin(), link->draft_scores_.end(), is_wanted) ||
                       std::any_of(link->target_scores_.begin(), link->target_scores_.end(), is_wanted) ||
                       (link->wants(ScoreSource::kDraftRouter) && !link->router_of_.empty());
   if (!link->wanted_.empty() && !served) {
-    link->missing_ = fmt::format("the predictor '{}' needs {}: it will predict nothing", options.predictor,
-                                 draft == nullptr ? "a draft model (-d)" : "a draft of the target's width");
+    link->missing_ = link->describe_missing(draft);
   }
   return link;
+}
+
+std::string ScheduleLink::describe_missing(const Model* draft) const {
+  const char* needed = draft == nullptr                   ? "a draft model (-d)"
+                       : wants(ScoreSource::kFitted)      ? "routers fitted to this pair (drafthorse calibrate)"
+                       : wants(ScoreSource::kDraftRouter) ? "a draft with as many experts as the target"
+                                                          : "a draft of the target's width";
+  return fmt::format("the predictor '{}' needs {}: it will predict nothing", options_.predictor, needed);
+}
+
+Status ScheduleLink::open_fitted(const Model& target, const Model& draft, const FittedSource& source) {
+  if (source.path.empty()) return {};
+  if (!asks_for(ScoreSource::kFitted)) {
+    if (source.asked_for) {
+      unused_fitted_ = fmt::format("the predictor '{}' has no use for fitted routers", options_.predictor);
+    }
+    return {};
+  }
+  std::error_code unreadable;  // counts as being there: opening it says what is wrong
+  if (!source.asked_for && !std::filesystem::exists(source.path, unreadable) && !unreadable) return {};
+  ASSIGN_OR_RETURN(
+      fitted_, FittedRouters::open(source.path, {*source.target, target.config()}, {*source.draft, draft.config()}));
+  if (fitted_->why_stale().empty()) return {};
+  if (source.asked_for) return file_error(fitted_->why_stale());
+  unused_fitted_ = fitted_->why_stale();
+  fitted_.reset();
+  return {};
 }
 
 bool ScheduleLink::wants(ScoreSource source) const {
@@ -111,15 +133,19 @@ Status ScheduleLink::probe_draft(const Model& target, Model& draft) {
   for (int32_t i = 0; i < layers; ++i) {
     const LayerId layer{i};
     if (!target.is_moe_layer(layer)) continue;
-    const LayerId at = draft_layer_for(layer, layers, draft_layers);
+    const LayerId at = corresponding_layer(layer, layers, draft_layers);
     if (!router_of_.empty() && draft.is_moe_layer(at)) router_of_[index(at)].push_back(layer);
+    if (fitted_ != nullptr) {
+      probes.push_back({.at = at, .router = fitted_->router(layer), .offset = fitted_->offset(layer)});
+      draft_scores_.push_back({ScoreSource::kFitted, layer});
+    }
     if (!same_width) continue;
     if (asks_for(ScoreSource::kCrossModel)) {
       probes.push_back({.at = at, .router = target.router(layer)});
       draft_scores_.push_back({ScoreSource::kCrossModel, layer});
     }
     if (asks_for(ScoreSource::kCrossModelNorm)) {
-      probes.push_back({at, target.router(layer), draft.ffn_norm(at), target.ffn_norm(layer)});
+      probes.push_back({at, target.router(layer), nullptr, draft.ffn_norm(at), target.ffn_norm(layer)});
       draft_scores_.push_back({ScoreSource::kCrossModelNorm, layer});
     }
   }
@@ -175,14 +201,17 @@ void ScheduleLink::DraftObserver::staged(LayerId layer, int32_t count) {
   for (size_t i = 0; i < link_.draft_scores_.size(); ++i) {
     if (link_.draft_->probes()[i].at != layer) continue;
     const Score& score = link_.draft_scores_[i];
-    link_.tell({score.source, token, score.layer, link_.draft_->probe_logits(i, count - 1)}, layer);
+    link_.target_->ranking_scores(score.layer, link_.draft_->probe_logits(i, count - 1), link_.ranking_);
+    link_.tell({score.source, token, score.layer, link_.ranking_}, layer);
   }
   if (!link_.router_of_.empty()) {
     const auto experts = static_cast<size_t>(link_.draft_->config().n_expert);
     const std::span<const float> logits(
         link_.draft_->workspace().router_logits + static_cast<size_t>(count - 1) * experts, experts);
+    // As the draft itself ranks them.
+    if (!link_.router_of_[index(layer)].empty()) link_.draft_->ranking_scores(layer, logits, link_.ranking_);
     for (const LayerId of : link_.router_of_[index(layer)]) {
-      link_.tell({ScoreSource::kDraftRouter, token, of, logits}, layer);
+      link_.tell({ScoreSource::kDraftRouter, token, of, link_.ranking_}, layer);
     }
   }
   link_.scheduler_->draft_worked();
@@ -194,7 +223,8 @@ void ScheduleLink::VerifyObserver::staged(LayerId layer, int32_t count) {
     if (link_.target_->probes()[i].at != layer) continue;
     const Score& score = link_.target_scores_[i];
     for (int32_t t = 0; t < count; ++t) {
-      link_.tell({score.source, t, score.layer, link_.target_->probe_logits(i, t)}, layer);
+      link_.target_->ranking_scores(score.layer, link_.target_->probe_logits(i, t), link_.ranking_);
+      link_.tell({score.source, t, score.layer, link_.ranking_}, layer);
     }
   }
 }

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "forward/pass_observer.h"
+#include "model/fitted_routers.h"
 #include "model/model.h"
 #include "schedule/routing_recorder.h"
 #include "schedule/scheduler.h"
@@ -29,6 +30,14 @@ struct ScheduleOptions {
   RoutingSink* record = nullptr;  // is handed the routing; must outlive the engine
 };
 
+// Where routers fitted to the pair may lie, and what pair that is.
+struct FittedSource {
+  std::string path;        // empty: there are none
+  bool asked_for = false;  // it must be there, and fit
+  const GgufIndex* target = nullptr;
+  const GgufIndex* draft = nullptr;
+};
+
 // The names filled in and checked: kUsage, saying what there is.
 Result<ScheduleOptions> resolve(ScheduleOptions options);
 
@@ -36,7 +45,12 @@ class ScheduleLink {
  public:
   // draft: nullptr where no other model drafts. Sets the probes that the predictor wants and the models can serve: to
   // be called once the models are made and before their memory is booked.
-  static Result<std::unique_ptr<ScheduleLink>> create(const ScheduleOptions& options, Model& target, Model* draft);
+  // Fitted routers are opened only where they are of use; load() reads them.
+  static Result<std::unique_ptr<ScheduleLink>> create(const ScheduleOptions& options, Model& target, Model* draft,
+                                                      const FittedSource& fitted);
+
+  uint64_t fitted_bytes() const { return fitted_ != nullptr ? fitted_->bytes() : 0; }
+  Status load() { return fitted_ != nullptr ? fitted_->load() : Status(); }
 
   // Once the target's cache and the passes are there; all must outlive the link.
   void start(LoadedModel& target, LoadedModel* draft, double bytes_per_s, const Clock& clock);
@@ -52,6 +66,8 @@ class ScheduleLink {
   const ScheduleOptions& options() const { return options_; }
   // Scores that the predictor wants and nobody can give, in words; empty: none.
   const std::string& missing_scores() const { return missing_; }
+  // Why fitted routers that were found are not used; empty: they are, or there are none.
+  const std::string& unused_fitted() const { return unused_fitted_; }
 
  private:
   // One probe: whose scores, of which of the target's layers.
@@ -86,6 +102,8 @@ class ScheduleLink {
       : options_(options), draft_observer_(*this), verify_observer_(*this) {}
   Status probe_next_gates(Model& target);
   Status probe_draft(const Model& target, Model& draft);
+  Status open_fitted(const Model& target, const Model& draft, const FittedSource& source);
+  std::string describe_missing(const Model* draft) const;
   bool wants(ScoreSource source) const;
   bool asks_for(ScoreSource source) const;  // for the predictor or for the record
   void tell(const TokenScores& scores, LayerId at);
@@ -95,6 +113,8 @@ class ScheduleLink {
   std::unique_ptr<Predictor> predictor_;  // until the scheduler has it
   std::vector<ScoreSource> wanted_;
   std::string missing_;
+  std::unique_ptr<FittedRouters> fitted_;  // nullptr: none are used
+  std::string unused_fitted_;
   std::vector<Score> draft_scores_;              // by probe of the draft
   std::vector<Score> target_scores_;             // by probe of the target
   std::vector<std::vector<LayerId>> router_of_;  // by draft layer: layers of the target that its own router speaks for
@@ -105,6 +125,7 @@ class ScheduleLink {
   Phase phase_ = Phase::kIdle;
   DraftObserver draft_observer_;
   VerifyObserver verify_observer_;
+  std::vector<float> ranking_;  // of the token spoken of
 };
 
 }  // namespace drafthorse

@@ -138,6 +138,7 @@ Status ForwardPass::run_layers(int32_t count, const std::function<void(double)>&
     const int64_t layer_start = clock_.now_ns();
     RETURN_IF_ERROR(stages(layer, count));
     stats_.stage_ns += clock_.now_ns() - layer_start;
+    if (observer_ != nullptr && !is_batch_) observer_->reached(layer, count);
     if (observer_ != nullptr && window && !is_batch_) observer_->staged(layer, count);
     if (model_.is_moe_layer(layer)) {
       route(layer, count);

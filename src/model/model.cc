@@ -13,7 +13,7 @@ namespace {
 
 // Windows up to this size keep their graphs; longer ones pay tens of microseconds for building.
 constexpr int32_t kMostKeptWindow = 17;
-constexpr size_t kProbeTensors = 8;  // that a probe adds to a layer's graph at most
+constexpr size_t kProbeTensors = 12;  // that a probe or a tap adds to a layer's graph at most
 
 size_t graph_context_bytes(size_t tensors) {
   return tensors * ggml_tensor_overhead() + ggml_graph_overhead_custom(tensors, false);
@@ -95,11 +95,25 @@ std::span<const float> Model::probe_logits(size_t probe, int32_t column) const {
   return {logits + static_cast<size_t>(column) * experts, experts};
 }
 
+Status Model::tap_ffn_inputs() {
+  CHECK(attention_graphs_.empty());
+  const int64_t floats = int64_t{config_.n_embd} * options_.workspace.columns;
+  ASSIGN_OR_RETURN(tapped_, DeviceBuffer::reserve(sizeof(float) * static_cast<uint64_t>(floats)));
+  measure_scratch();
+  return {};
+}
+
+std::span<const float> Model::ffn_input(int32_t column) const {
+  CHECK(tapped_.bytes() > 0 && column < options_.workspace.columns);
+  const auto width = static_cast<size_t>(config_.n_embd);
+  return {reinterpret_cast<const float*>(tapped_.data()) + static_cast<size_t>(column) * width, width};
+}
+
 size_t Model::graph_tensors() const {
   std::map<LayerId, size_t> probes_at;
   size_t most = 0;
   for (const RouterProbe& probe : probes_) most = std::max(most, ++probes_at[probe.at]);
-  return family_->layer_tensors + most * kProbeTensors;
+  return family_->layer_tensors + (most + (tapped_.bytes() > 0 ? 1 : 0)) * kProbeTensors;
 }
 
 int32_t Model::kept_window() const { return std::min(kMostKeptWindow, options_.workspace.max_window); }
@@ -141,7 +155,8 @@ void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
   if (!shares_kv() && options_.sequences == 1) ledger.add(prefix + "KV cache", own_kv_.bytes());
   const uint64_t attention = ops::attention_workspace_bytes(
       attention_.shape, std::min(kStageTokens, options_.workspace.columns), options_.context);
-  ledger.add(prefix + "activations", workspace_.bytes() + scratch_bytes_ + routing + attention + probe_logits_.bytes());
+  ledger.add(prefix + "activations",
+             workspace_.bytes() + scratch_bytes_ + routing + attention + probe_logits_.bytes() + tapped_.bytes());
   ledger.add(prefix + "graphs", graphs);
 }
 
@@ -188,12 +203,20 @@ std::unique_ptr<Model::Graph> Model::build_attention(LayerId layer, int32_t firs
     const RouterProbe& probe = probes_[i];
     if (probe.at != layer) continue;
     ggml_tensor* x = stage.ffn_input;
-    if (probe.other_norm != nullptr) {
-      x = ggml_mul(graph->context, ggml_div(graph->context, x, probe.norm), probe.other_norm);
+    if (probe.other_norm.weight != nullptr) {
+      ggml_context* context = graph->context;
+      if (probe.norm.bias != nullptr) x = ggml_sub(context, x, probe.norm.bias);
+      x = ggml_mul(context, ggml_div(context, x, probe.norm.weight), probe.other_norm.weight);
+      if (probe.other_norm.bias != nullptr) x = ggml_add(context, x, probe.other_norm.bias);
     }
-    ggml_tensor* logits = builder.linear(probe.router, x);
+    ggml_tensor* logits = builder.linear(probe.router, x, probe.offset);
     probe_logits_.place(logits, probe_offsets_[i]);
     ggml_build_forward_expand(graph->graph, logits);
+  }
+  if (tapped_.bytes() > 0) {
+    ggml_tensor* copy = ggml_cont(graph->context, stage.ffn_input);
+    tapped_.place(copy, sizeof(float) * static_cast<uint64_t>(config_.n_embd) * static_cast<uint64_t>(first));
+    ggml_build_forward_expand(graph->graph, copy);
   }
   place(stage.residual, workspace_.residual, sizeof(float) * static_cast<uint64_t>(config_.n_embd));
   return graph;
@@ -254,12 +277,18 @@ void Model::attention(LayerId layer, int32_t first, int32_t count) {
   compute_.run(graph->graph);
 }
 
-void Model::route(LayerId layer, std::span<const float> logits, std::span<RoutedExpert> out) const {
+std::span<const float> Model::router_bias(LayerId layer) const {
   const ggml_tensor* bias = weights_.layers[index(layer)].router_bias;
-  route_token(
-      logits,
-      bias == nullptr ? std::span<const float>() : std::span(static_cast<const float*>(bias->data), logits.size()),
-      config_, out);
+  if (bias == nullptr) return {};
+  return {static_cast<const float*>(bias->data), static_cast<size_t>(config_.n_expert)};
+}
+
+void Model::route(LayerId layer, std::span<const float> logits, std::span<RoutedExpert> out) const {
+  route_token(logits, router_bias(layer), config_, out);
+}
+
+void Model::ranking_scores(LayerId layer, std::span<const float> logits, std::vector<float>& out) const {
+  drafthorse::ranking_scores(logits, router_bias(layer), config_.routing, out);
 }
 
 void Model::head(int32_t first, int32_t count) {

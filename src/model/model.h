@@ -44,13 +44,21 @@ struct SequenceRun {
   int32_t sequence = 0;
 };
 
+// What a norm multiplies by and adds, each [n_embd]; bias: nullptr where the family has none.
+struct NormWeights {
+  ggml_tensor* weight = nullptr;
+  ggml_tensor* bias = nullptr;
+};
+
 // A router applied to a layer's FFN input beside the layer's own: where another layer, or another model, would send it.
+// All tensors must hold their numbers when a pass runs.
 struct RouterProbe {
   LayerId at{};                   // the layer whose FFN input is looked at
-  ggml_tensor* router = nullptr;  // [n_embd, experts]; must hold its weights when a pass runs
-  // Both or none, [n_embd]: the input is taken back from this model's norm and given the other's.
-  ggml_tensor* norm = nullptr;
-  ggml_tensor* other_norm = nullptr;
+  ggml_tensor* router = nullptr;  // [n_embd, experts]
+  ggml_tensor* offset = nullptr;  // [experts], added to what the router says; nullptr: nothing
+  // Both or none: the input is taken back from this model's norm and given the other's.
+  NormWeights norm = {};
+  NormWeights other_norm = {};
 };
 
 class Model {
@@ -73,7 +81,15 @@ class Model {
   std::span<const float> probe_logits(size_t probe, int32_t column) const;
   // nullptr in a layer without experts.
   ggml_tensor* router(LayerId layer) const { return weights_.layers[index(layer)].router; }
-  ggml_tensor* ffn_norm(LayerId layer) const { return weights_.layers[index(layer)].ffn_norm; }
+  NormWeights ffn_norm(LayerId layer) const {
+    return {weights_.layers[index(layer)].ffn_norm, weights_.layers[index(layer)].ffn_norm_bias};
+  }
+
+  // Keeps every layer's FFN input until the next layer's stage, of all runs: for calibration.h. Before account(), as
+  // probes.
+  Status tap_ffn_inputs();
+  // Of the stage run last, column `column` of the pass's part: [n_embd].
+  std::span<const float> ffn_input(int32_t column) const;
 
   const ModelConfig& config() const { return config_; }
   const ExpertLayout& layout() const { return layout_; }
@@ -97,6 +113,8 @@ class Model {
 
   // One token's router logits [n_expert] -> its experts, n_expert_used of them, in the order of their ids.
   void route(LayerId layer, std::span<const float> logits, std::span<RoutedExpert> out) const;
+  // The numbers that route() ranks experts by, best first: logits, unless the family has a bias or groups.
+  void ranking_scores(LayerId layer, std::span<const float> logits, std::vector<float>& out) const;
 
   // Computes `batch` (pointers into the workspace and to expert weights).
   void run_experts(const ops::ExpertBatch& batch) { ops::run_experts(batch, nodes_.processor()); }
@@ -116,6 +134,7 @@ class Model {
   void measure_scratch();
   size_t graph_tensors() const;  // of any graph, at most
   int32_t kept_window() const;   // graphs of windows up to this size are kept
+  std::span<const float> router_bias(LayerId layer) const;
   void run(Graph& graph);
   ggml_tensor* column_view(Graph& graph, ggml_type type, const void* base, int64_t width, int32_t first,
                            int32_t count) const;
@@ -134,6 +153,7 @@ class Model {
   std::vector<RouterProbe> probes_;
   std::vector<uint64_t> probe_offsets_;  // of each probe's logits, [experts, max_window]
   DeviceBuffer probe_logits_;
+  DeviceBuffer tapped_;  // [n_embd, columns] where FFN inputs are asked for
   uint64_t scratch_bytes_ = 0;
   ggml_gallocr_t scratch_ = nullptr;
   std::map<std::pair<int32_t, int32_t>, std::unique_ptr<Graph>> attention_graphs_;  // by (layer, count), first = 0

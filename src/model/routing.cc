@@ -53,7 +53,32 @@ void leave_best_groups(const RoutingConfig& routing, std::vector<float>& scores)
   }
 }
 
+// Without a bias logits rank as their probabilities do, and are not rounded to equals.
+bool ranks_by_probability(std::span<const float> bias, const RoutingConfig& routing) {
+  return !bias.empty() || routing.n_group > 1;
+}
+
+// weights: the experts' probabilities, looked at only where they are what ranks.
+void rank(std::span<const float> logits, std::span<const float> weights, std::span<const float> bias,
+          const RoutingConfig& routing, std::vector<float>& scores) {
+  scores.resize(logits.size());
+  const bool by_probability = ranks_by_probability(bias, routing);
+  for (size_t e = 0; e < scores.size(); ++e) {
+    const bool is_out = logits[e] == kNever;  // no bias makes up for that
+    scores[e] = ranked(by_probability && !is_out ? weights[e] + (bias.empty() ? 0.0F : bias[e]) : logits[e]);
+  }
+  if (routing.n_group > 1) leave_best_groups(routing, scores);
+}
+
 }  // namespace
+
+void ranking_scores(std::span<const float> logits, std::span<const float> bias, const RoutingConfig& routing,
+                    std::vector<float>& out) {
+  CHECK(bias.empty() || bias.size() == logits.size());
+  std::vector<float> weights;
+  if (ranks_by_probability(bias, routing)) probabilities(logits, routing.gating, weights);
+  rank(logits, weights, bias, routing, out);
+}
 
 void route_token(std::span<const float> logits, std::span<const float> bias, const ModelConfig& config,
                  std::span<RoutedExpert> out) {
@@ -63,14 +88,8 @@ void route_token(std::span<const float> logits, std::span<const float> bias, con
   const RoutingConfig& routing = config.routing;
   std::vector<float> weights;
   probabilities(logits, routing.gating, weights);
-  // Without a bias logits rank as their probabilities do, and are not rounded to equals.
-  std::vector<float> scores(logits.size());
-  const bool by_probability = !bias.empty() || routing.n_group > 1;
-  for (size_t e = 0; e < scores.size(); ++e) {
-    const bool is_out = logits[e] == kNever;  // no bias makes up for that
-    scores[e] = ranked(by_probability && !is_out ? weights[e] + (bias.empty() ? 0.0F : bias[e]) : logits[e]);
-  }
-  if (routing.n_group > 1) leave_best_groups(routing, scores);
+  std::vector<float> scores;
+  rank(logits, weights, bias, routing, scores);
 
   std::vector<int32_t> order(scores.size());
   std::iota(order.begin(), order.end(), 0);

@@ -23,4 +23,9 @@ struct RoutedExpert {
 void route_token(std::span<const float> logits, std::span<const float> bias, const ModelConfig& config,
                  std::span<RoutedExpert> out);
 
+// What route_token() ranks the experts by, from the same logits and bias: [n_expert], minus infinity for those that
+// cannot be chosen. To rank more of them than a token uses.
+void ranking_scores(std::span<const float> logits, std::span<const float> bias, const RoutingConfig& routing,
+                    std::vector<float>& out);
+
 }  // namespace drafthorse

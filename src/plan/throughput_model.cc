@@ -6,12 +6,12 @@
 #include <cmath>
 
 #include "base/check.h"
-#include "plan/prediction.h"
+#include "plan/compute_time.h"
 
 namespace drafthorse {
 namespace {
 
-// As in prediction.cc: of ggml's share of a layer.
+// As in compute_time.cc: of ggml's share of a layer.
 constexpr int kNodesPerLayer = 24;
 constexpr int kPassesPerLayer = 8;
 

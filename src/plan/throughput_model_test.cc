@@ -6,7 +6,7 @@
 #include <numeric>
 #include <random>
 
-#include "plan/prediction.h"
+#include "plan/compute_time.h"
 
 namespace drafthorse {
 namespace {

@@ -37,7 +37,7 @@ struct TokenScores {
   ScoreSource source{};
   int32_t token = 0;              // of the window; 0 is the text's last token
   LayerId layer{};                // of the target: the layer that the scores speak of
-  std::span<const float> logits;  // [experts of the layer]
+  std::span<const float> logits;  // [experts of the layer], or whatever else its router ranks them by
 };
 
 struct RoutingShapes {

@@ -430,7 +430,7 @@ class Resuming(BatchTestCase):
 
 
 class Stopping(BatchTestCase):
-    def requests(self, count=200):
+    def requests(self, count=80):
         """Of mixed lengths, with seeds and stop texts; long enough to be stopped in the middle."""
         random_ = random.Random(1)
         made = []

@@ -81,10 +81,11 @@ class Planning(CliTestCase):
         plan = self.planned("-d", Setup.draft(), "--acceptance", "0.9")
         self.assertEqual(plan["prediction"]["by_depth"][0]["depth"], 0)
         self.assertGreater(len(plan["prediction"]["by_depth"]), 5)
+        self.assertEqual(plan["prediction"]["best"]["depth"], "auto")
         self.assertEqual(plan["assumed"]["acceptance"], 0.9)
         self.assertEqual(self.planned("-d", Setup.draft(), "--draft-depth", "3")["prediction"]["best"]["depth"], 3)
         hopeless = self.planned("-d", Setup.draft(), "--acceptance", "0")
-        self.assertEqual(hopeless["prediction"]["best"]["depth"], 0)
+        self.assertLess(hopeless["prediction"]["best"]["drafted_per_cycle"], 0.5)
         self.assertEqual(len(self.planned()["prediction"]["by_depth"]), 1)
 
     def test_learns_from_a_run(self):

@@ -5,7 +5,10 @@
 #include <cstdlib>
 
 #include "end_to_end/generation.h"
+#include "engine/calibration.h"
+#include "engine/calibration_text.h"
 #include "schedule/policy.h"
+#include "support/temp_dir.h"
 
 namespace drafthorse {
 namespace {
@@ -148,6 +151,38 @@ TEST_F(Lossless, AnyPolicyPredictorAndPrefetch) {
     schedule.prefetch = prefetch;
     schedule.cutoff_layers = 2;
     run(schedule, prefetch);
+  }
+}
+
+TEST_F(Lossless, FittedRouters) {
+  const TempDir folder;
+  const std::string fitted = folder.file("fitted.gguf");
+  {
+    EngineOptions options = base_options();
+    options.draft_path = kDenseDraft;
+    options.drafter = "model";
+    options.calibration_positions = 1024;
+    Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
+    ASSERT_TRUE(engine.ok()) << engine.status().message();
+    const std::vector<std::string> prompts = read_prompts(kPrompts);
+    const auto texts = write_texts(**engine, prompts, Writer::kDraft, 1024, {});
+    ASSERT_TRUE(texts.ok());
+    const Result<CalibrationResult> result = calibrate(**engine, *texts, {});
+    ASSERT_TRUE(result.ok()) << result.status().message();
+    ASSERT_TRUE(write_fitted_routers(fitted, {(*engine)->target_index(), (*engine)->target().model->config()},
+                                     {(*engine)->draft_index(), (*engine)->draft().model->config()}, result->routers)
+                    .ok());
+  }
+  for (const char* predictor : {"fitted", "combined"}) {
+    for (const int depth : {1, 4, -1}) {
+      EngineOptions options = base_options();
+      options.draft_path = kDenseDraft;
+      options.fitted_path = fitted;
+      options.schedule.predictor = predictor;
+      options.expert_slots = 12 + 5 * depth;
+      if (depth >= 0) options.draft_depth = depth;
+      expect_same(options, fmt::format("{} with fitted routers, depth {}", predictor, depth));
+    }
   }
 }
 
