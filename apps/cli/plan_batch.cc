@@ -25,6 +25,11 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kReadsUnderWay = 64;
+// As the engine's passes read ahead.
+constexpr uint64_t kExpertsAhead = 2;
+constexpr uint64_t kLeastAheadBytes = 32 * kMiB;
+// Many texts at once use experts more evenly than one does: 32 of the demo's used nearly all of them.
+constexpr double kSkewOfMany = 1;
 constexpr double kChoice_s = 2e-5;  // of one token from its logits, greedily; sampler_bench
 
 struct BatchAdvice {
@@ -77,8 +82,15 @@ BatchMemory memory_of(const Engine& engine, const BatchJob& job) {
   memory.fixed_bytes = engine.ledger().total() - engine.ledger().bytes("expert slots") - engine.batch_bytes();
   memory.slot_bytes = ExpertCache::slot_bytes(target.layout());
   memory.total_experts = target.layout().total_experts();
-  memory.least_slots = std::min(memory.total_experts, 2 * target.config().n_expert);
   memory.sequence_bytes = engine.sequence_bytes(job.prompt_tokens + job.output_tokens);
+  if (memory.slot_bytes == 0) return memory;
+  const uint64_t ahead = std::max(kExpertsAhead * memory.slot_bytes, kLeastAheadBytes);
+  memory.stream_slots = static_cast<int>((ahead + memory.slot_bytes - 1) / memory.slot_bytes) + 1;
+  memory.least_slots = std::min(memory.total_experts, 2 * target.config().n_expert);
+  // As the engine does, rather one text with few experts than none.
+  if (sequences_that_fit(memory, job, 1) == 0) {
+    memory.least_slots = std::min(memory.total_experts, ExpertCache::kLeastSlots);
+  }
   return memory;
 }
 
@@ -102,11 +114,11 @@ Result<BatchAdvice> advise_here(const PlanFlags& flags) {
   const Model& target = *engine->target().model;
   BatchPlanInput& input = advice.input;
   ASSIGN_OR_RETURN(input.target, model_cost(profile, model_work(engine->target_index(), target),
-                                            {.kv_bytes_per_key = kv_bytes(target)}));
+                                            {.skew = kSkewOfMany, .kv_bytes_per_key = kv_bytes(target)}));
   if (engine->draft().model != nullptr) {
     const Model& draft = *engine->draft().model;
     ASSIGN_OR_RETURN(ModelCost cost, model_cost(profile, model_work(engine->draft_index(), draft),
-                                                {.kv_bytes_per_key = kv_bytes(draft)}));
+                                                {.skew = kSkewOfMany, .kv_bytes_per_key = kv_bytes(draft)}));
     input.draft = DraftCost{std::move(cost), {}};
     RETURN_IF_ERROR(choose_acceptance(flags, *engine, advice));
     input.acceptance = {advice.acceptance};

@@ -24,6 +24,9 @@ double resident_experts(const BatchPlanInput& input, int slots) {
   const auto experts = static_cast<double>(input.target.popularity.size());
   if (layers == 0 || input.memory.slot_bytes == 0) return 0;
   if (slots >= input.memory.total_experts) return experts;
+  if (input.memory.stream_slots > 0) {
+    return std::clamp(static_cast<double>(slots - input.memory.stream_slots) / layers, 0.0, experts);
+  }
   // What two layers do not keep passes through the buffer: C layers + 2 (experts - C) = slots.
   if (layers <= 2) return 0;
   return std::clamp((slots - 2 * experts) / (layers - 2), 0.0, experts);

@@ -158,6 +158,20 @@ TEST(BatchPlan, DraftsWhereTheLinkBindsAndNotWhereComputingDoes) {
   EXPECT_EQ(plan_batch(in)->plain.sequences, 2);
 }
 
+TEST(BatchPlan, ExpertsReadOneByOneLeaveMoreInMemory) {
+  std::mt19937_64 random(9);
+  BatchPlanInput in = random_input(random);
+  const int layers = in.target.moe_layers();
+  const auto experts = static_cast<double>(in.target.popularity.size());
+  in.target.popularity.assign(in.target.popularity.size(), 1.0);
+  const BatchCandidate layered = evaluate(in, Pipeline::kStreamed, 1, 0);
+  in.memory.stream_slots = 2;
+  const BatchCandidate streamed = evaluate(in, Pipeline::kStreamed, 1, 0);
+  const double kept = layered.slots >= in.memory.total_experts ? experts * layers : layered.slots - 2;
+  EXPECT_NEAR(streamed.decode.loaded_bytes, (experts * layers - kept) * in.target.expert_bytes, 1);
+  EXPECT_LE(streamed.decode.loaded_bytes, layered.decode.loaded_bytes);
+}
+
 TEST(BatchPlan, NamesTheLeastBudget) {
   std::mt19937_64 random(3);
   BatchPlanInput in = random_input(random);
