@@ -10,6 +10,7 @@
 #include "bench_runner.h"
 #include "bench_suite.h"
 #include "console.h"
+#include "engine_flags.h"
 #include "output.h"
 #include "suggest.h"
 
@@ -104,6 +105,7 @@ of text. All is kept in the folder: runs.jsonl (a line a run), report.html, the 
       ->type_name("NAME")
       ->check(one_of({"uring", "pread"}))
       ->capture_default_str();
+  add_kv_flag(*bench, flags.kv);
   text("--out", flags.out, "folder for all that is written; default: drafthorse-bench and the time", "DIR");
   CLI::Option* resume = bench->add_flag("--resume", flags.resume, "go on where the bench in --out ended");
   bench->add_flag("--dry-run", flags.dry_run, "say what would be run, and run nothing");
@@ -123,6 +125,7 @@ int bench(const BenchFlags& flags) {
   plan.context = flags.context;
   plan.threads = flags.threads;
   plan.io = flags.io;
+  plan.kv = flags.kv;
   plan.folder = flags.out;
   plan.resume = flags.resume;
   plan.command_line = flags.command_line;

@@ -25,6 +25,7 @@ struct BenchFlags {
   int context = 0;       // 0: the default
   int threads = 0;       // 0: one per core
   std::string io = "uring";
+  std::string kv = "f16";
   std::string out;
   bool resume = false;
   bool dry_run = false;

@@ -49,6 +49,7 @@ EngineOptions engine_options(const BenchPlan& plan, bool drafts, uint64_t ram_by
   if (plan.context > 0) options.context = plan.context;
   options.threads = plan.threads;
   options.io = plan.io;
+  options.kv_type = plan.kv;
   return options;
 }
 
@@ -182,6 +183,7 @@ std::vector<std::string> arguments_of(const BenchPlan& plan, const Job& job) {
   if (plan.context > 0) add({"--ctx", std::to_string(plan.context)});
   if (plan.threads > 0) add({"--threads", std::to_string(plan.threads)});
   if (plan.io != "uring") add({"--io", plan.io});
+  if (plan.kv != "f16") add({"--kv", plan.kv});
   for (const std::string& flag : job.contender->flags()) out.push_back(flag);
   return out;
 }

@@ -24,6 +24,7 @@ struct BenchPlan {
   int context = 0;      // 0: the default
   int threads = 0;      // 0: one per core
   std::string io;
+  std::string kv = "f16";
   std::string folder;  // prepare_bench() names one where there is none
   bool resume = false;
   std::string command_line;

@@ -117,10 +117,11 @@ std::string report_text(const Report& report) {
 
 Result<EngineOptions> options_of(const CalibrateFlags& flags) {
   const std::string depth = "auto";
+  const std::string kv = "f16";
   const std::string drafter = "model";
   ASSIGN_OR_RETURN(EngineOptions options,
                    engine_options(EngineFlags{flags.target, flags.draft, flags.ram, kCalibrationWindow, flags.threads,
-                                              depth, drafter}));
+                                              depth, drafter, kv}));
   // The texts are prompts: nothing is predicted.
   options.schedule.policy = "next-use";
   options.calibration_positions = flags.positions;

@@ -213,8 +213,8 @@ Result<ChatTemplate> read_chat_template(const std::string& name_or_file) {
   return ChatTemplate::create(*text);
 }
 
-Result<ChatTemplate> choose_chat_template(const RunFlags& flags, const Engine& engine, Console& console) {
-  if (!flags.chat_template.empty()) return read_chat_template(flags.chat_template);
+Result<ChatTemplate> choose_chat_template(const std::string& name_or_file, const Engine& engine, Console& console) {
+  if (!name_or_file.empty()) return read_chat_template(name_or_file);
   const std::string own = engine.tokenizer().chat_template();
   if (own.empty()) {
     console.line(
@@ -231,7 +231,7 @@ Result<ChatTemplate> choose_chat_template(const RunFlags& flags, const Engine& e
 }
 
 int chat(Engine& engine, const RunFlags& flags, Console& console) {
-  Result<ChatTemplate> chat_template = choose_chat_template(flags, engine, console);
+  Result<ChatTemplate> chat_template = choose_chat_template(flags.chat_template, engine, console);
   if (!chat_template.ok()) {
     console.line("drafthorse: " + chat_template.status().message());
     return static_cast<int>(chat_template.status().kind());

@@ -20,7 +20,8 @@ std::string trimmed(const std::string& text) {
 
 // What makes sense on a command line alone.
 bool is_for_once(const std::string& key) {
-  static const std::set<std::string> names = {"help", "version", "prompt", "file", "explain", "no-config", "json"};
+  static const std::set<std::string> names = {"help",    "version",   "prompt", "file",        "in",
+                                              "explain", "no-config", "json",   "retry-errors"};
   return names.contains(key);
 }
 

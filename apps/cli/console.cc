@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t kRefreshNs = 100'000'000;
 constexpr int kBarWidth = 30;
+constexpr int kLeastBarWidth = 5;
 
 // fmt::print throws where standard error cannot be written to; the text goes on without our remarks then.
 void write_error(std::string_view text) {
@@ -54,9 +55,16 @@ void Console::progress(std::string_view what, double part) {
   if (part < 1 && now - last_shown_ns_ < kRefreshNs) return;
   last_shown_ns_ = now;
   bar_shown_ = true;
-  const auto filled = static_cast<int>(std::clamp(part, 0.0, 1.0) * kBarWidth);
-  write_error(
-      fmt::format("\r\033[K{} [{:#<{}}{:.<{}}] {:3.0f}%", what, "", filled, "", kBarWidth - filled, part * 100));
+  const int columns = terminal_size().ws_col;
+  const std::string percent = fmt::format(" {:3.0f}%", part * 100);
+  // A row that is too narrow for a bar beside the words has the words, as far as they go.
+  const int width = std::min(kBarWidth, columns - static_cast<int>(what.size() + percent.size()) - 4);
+  if (width < kLeastBarWidth) {
+    write_error("\r\033[K" + (std::string(what) + percent).substr(0, static_cast<size_t>(columns - 1)));
+    return;
+  }
+  const auto filled = static_cast<int>(std::clamp(part, 0.0, 1.0) * width);
+  write_error(fmt::format("\r\033[K{} [{:#<{}}{:.<{}}]{}", what, "", filled, "", width - filled, percent));
 }
 
 void Console::end_progress() {

@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "base/units.h"
+#include "output.h"
 #include "suggest.h"
 
 namespace drafthorse::cli {
@@ -21,12 +22,69 @@ void add_drafter_flag(CLI::App& command, std::string& drafter) {
       ->capture_default_str();
 }
 
+void add_kv_flag(CLI::App& command, std::string& kv) {
+  command
+      .add_option("--kv", kv,
+                  "how keys and values are kept: f16, or q8_0 in about half the memory, less exactly (another text)")
+      ->type_name("f16|q8_0")
+      ->check(one_of({"f16", "q8_0"}))
+      ->capture_default_str();
+}
+
+void add_model_flags(CLI::App& command, ModelFlags& flags) {
+  command.add_option("-m,--model", flags.target, "the model, a GGUF file (any shard of a split one)")
+      ->type_name("FILE");
+  command.add_option("-d,--draft", flags.draft, "a smaller model with the same vocabulary, to draft with")
+      ->type_name("FILE")
+      ->check(check_not_empty);
+  command
+      .add_option("--ram", flags.ram, "memory for everything, such as 8G or 1200M; default: what the machine has free")
+      ->type_name("SIZE")
+      ->check(check_not_empty);
+  command
+      .add_option("--ctx", flags.context, "longest text in tokens, prompt included; default: 4096, or the model's own")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 24));
+  command.add_option("--draft-depth", flags.draft_depth, "tokens drafted per step: auto, or a number")
+      ->type_name("auto|N")
+      ->capture_default_str();
+  add_drafter_flag(command, flags.drafter);
+  add_kv_flag(command, flags.kv);
+  command.add_option("--io", flags.io, "how to read: uring, pread, or list")
+      ->type_name("NAME")
+      ->check(one_of(with_list({"uring", "pread"})))
+      ->capture_default_str();
+  command.add_option("--threads", flags.threads, "threads to compute with; default: one per core")
+      ->type_name("N")
+      ->check(CLI::Range(1, 512));
+  command.add_option("--isa", flags.isa, "instruction set to compute with: a name, or list; default: the best")
+      ->type_name("NAME")
+      ->check(check_not_empty);
+}
+
+std::optional<std::vector<std::string>> model_list(const ModelFlags& flags) {
+  if (flags.drafter == "list") return drafter_names();
+  if (flags.io == "list") return std::vector<std::string>{"uring", "pread"};
+  if (flags.isa == "list") return instruction_set_names();
+  return std::nullopt;
+}
+
+Result<EngineOptions> engine_options(const ModelFlags& flags) {
+  ASSIGN_OR_RETURN(EngineOptions options,
+                   engine_options(EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads,
+                                              flags.draft_depth, flags.drafter, flags.kv}));
+  options.isa = flags.isa;
+  options.io = flags.io;
+  return options;
+}
+
 Result<EngineOptions> engine_options(const EngineFlags& flags) {
   EngineOptions options;
   options.target_path = flags.target;
   options.draft_path = flags.draft;
   options.drafter = flags.drafter;
   options.threads = flags.threads;
+  options.kv_type = flags.kv;
   if (flags.context > 0) options.context = flags.context;
   if (!flags.ram.empty()) {
     ASSIGN_OR_RETURN(options.ram_bytes, parse_size(flags.ram));

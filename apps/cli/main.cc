@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "base/status.h"
+#include "batch_command.h"
 #include "bench_command.h"
 #include "calibrate_command.h"
 #include "child_run.h"
@@ -74,6 +75,8 @@ int main(int argc, char** argv) {
   const CLI::App* plan_command = add_plan_command(app, plan_flags);
   InspectFlags inspect_flags;
   const CLI::App* inspect_command = add_inspect_command(app, inspect_flags);
+  BatchFlags batch_flags;
+  const CLI::App* batch_command = add_batch_command(app, batch_flags);
   BenchFlags bench_flags;
   const CLI::App* bench_command = add_bench_command(app, bench_flags);
   CalibrateFlags calibrate_flags;
@@ -100,6 +103,7 @@ int main(int argc, char** argv) {
   }
   if (run_command->parsed()) return run(run_flags);
   if (plan_command->parsed()) return plan(plan_flags);
+  if (batch_command->parsed()) return batch(batch_flags);
   if (bench_command->parsed()) {
     bench_flags.command_line = "drafthorse " + shell_words(arguments);
     return bench(bench_flags);

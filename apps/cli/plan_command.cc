@@ -10,9 +10,9 @@
 #include "engine/work.h"
 #include "engine_flags.h"
 #include "output.h"
-#include "plan/prediction.h"
-#include "plan/what_helps.h"
 #include "profile_file.h"
+#include "simulate/prediction.h"
+#include "simulate/what_helps.h"
 #include "text_file.h"
 
 namespace drafthorse::cli {
@@ -24,6 +24,7 @@ struct Plan {
   std::unique_ptr<Engine> engine;
   PredictionInput input;
   Memory memory;
+  std::optional<EarlierRun> like;
   std::string acceptance_from;
   std::string no_prediction;  // why there is none
   std::optional<Prediction> prediction;
@@ -33,7 +34,7 @@ struct Plan {
 
 Result<EngineOptions> engine_options(const PlanFlags& flags) {
   return engine_options(EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads,
-                                    flags.draft_depth, flags.drafter});
+                                    flags.draft_depth, flags.drafter, flags.kv});
 }
 
 bool same_shape(const ModelConfig& a, const ModelConfig& b) {
@@ -43,18 +44,18 @@ bool same_shape(const ModelConfig& a, const ModelConfig& b) {
 
 void set_acceptance(const PlanFlags& flags, Plan& plan) {
   if (flags.acceptance >= 0) {
-    plan.input.acceptance = flags.acceptance;
+    plan.input.text.acceptance = flags.acceptance;
     plan.acceptance_from = "given";
-  } else if (same_shape(plan.engine->target().model->config(), plan.engine->draft().model->config())) {
-    plan.input.acceptance = kSameModelAcceptance;
+  } else if (plan.input.foreseen) {
+    plan.input.text.acceptance = kSameModelAcceptance;
     plan.acceptance_from = "assumed for the same model at fewer bits";
   } else {
-    plan.input.acceptance = kOtherModelAcceptance;
+    plan.input.text.acceptance = kOtherModelAcceptance;
     plan.acceptance_from = "assumed for another model";
   }
 }
 
-// How an earlier run routed and drafted, from its statistics file, instead of assumptions.
+// How an earlier run drafted, from its statistics file, instead of assumptions.
 Status learn_from_run(const PlanFlags& flags, Plan& plan) {
   if (flags.like.empty()) return {};
   const std::optional<std::string> text = read_text_file(flags.like);
@@ -62,22 +63,32 @@ Status learn_from_run(const PlanFlags& flags, Plan& plan) {
     return file_error(
         fmt::format("{}: cannot be read; give a file that `drafthorse run --stats-file` wrote", flags.like));
   }
-  ASSIGN_OR_RETURN(const EarlierRun run, parse_earlier_run(*text, flags.like));
-  const ModelConfig& config = plan.engine->target().model->config();
-  if (config.is_moe() && flags.skew < 0) {
-    int layers = 0;
-    for (const LayerWork& layer : plan.input.target.layers) layers += layer.n_expert > 0 ? 1 : 0;
-    const RoutingShape shape{layers, config.n_expert, config.n_expert_used, run.expert_slots, run.window};
-    plan.input.skew = skew_from_hit_rate(shape, run.hit_rate).value_or(plan.input.skew);
-  }
-  if (plan.input.draft && flags.acceptance < 0 && run.acceptance) {
-    plan.input.acceptance = *run.acceptance;
+  ASSIGN_OR_RETURN(plan.like, parse_earlier_run(*text, flags.like));
+  if (plan.input.draft && flags.acceptance < 0 && plan.like->acceptance) {
+    plan.input.text.acceptance = *plan.like->acceptance;
     plan.acceptance_from = "as in the earlier run";
   }
   return {};
 }
 
-void predict_speed(const PlanFlags& flags, Plan& plan) {
+// How it routed; with the machine's profile, because what is read ahead depends on times.
+Status learn_skew(const PlanFlags& flags, Plan& plan) {
+  if (!plan.like || flags.skew >= 0 || plan.memory.total_experts == 0) return {};
+  const EarlierRun& run = *plan.like;
+  ASSIGN_OR_RETURN(const std::optional<double> skew,
+                   skew_from_hit_rate(plan.input, run.hit_rate, run.expert_slots, run.window));
+  plan.input.text.skew = skew.value_or(plan.input.text.skew);
+  return {};
+}
+
+Status foretell(const PlanFlags& flags, Plan& plan) {
+  RETURN_IF_ERROR(learn_skew(flags, plan));
+  ASSIGN_OR_RETURN(plan.prediction, predict(plan.input));
+  plan.suggestions = what_helps(plan.input, plan.memory, plan.prediction->best);
+  return {};
+}
+
+void foretell_speed(const PlanFlags& flags, Plan& plan) {
   Result<std::string> path = flags.profile.empty() ? profile_path() : Result<std::string>(flags.profile);
   Result<MachineProfile> machine = path.ok() ? load_profile(*path) : Result<MachineProfile>(path.status());
   if (!machine.ok()) {
@@ -97,13 +108,7 @@ void predict_speed(const PlanFlags& flags, Plan& plan) {
     plan.notes.push_back(
         fmt::format("the machine was measured with {} threads, the prediction is for those", profile.threads));
   }
-  const Result<Prediction> prediction = predict(plan.input);
-  if (!prediction.ok()) {
-    plan.no_prediction = prediction.status().message();
-    return;
-  }
-  plan.prediction = *prediction;
-  plan.suggestions = what_helps(plan.input, plan.memory, *prediction);
+  if (const Status status = foretell(flags, plan); !status.ok()) plan.no_prediction = status.message();
 }
 
 Result<Plan> make_plan(const PlanFlags& flags) {
@@ -114,13 +119,19 @@ Result<Plan> make_plan(const PlanFlags& flags) {
   const Model& target = *engine.target().model;
   plan.input.target = model_work(engine.target_index(), target);
   plan.input.slots = engine.memory_plan().slots;
-  plan.input.prompt_tokens = std::min(flags.prompt_tokens, engine.context() - 1);
-  plan.input.generated_tokens = std::min(flags.tokens, engine.context() - plan.input.prompt_tokens);
+  plan.input.prompt_tokens = std::clamp(flags.prompt_tokens, 1, std::max(1, engine.context() - 1));
+  plan.input.generated_tokens = std::clamp(flags.tokens, 1, std::max(1, engine.context() - plan.input.prompt_tokens));
   plan.input.prefill_tokens = target.workspace().shape().columns;
-  if (flags.skew >= 0) plan.input.skew = flags.skew;
+  plan.input.max_window = target.workspace().shape().max_window;
+  if (flags.skew >= 0) plan.input.text.skew = flags.skew;
   if (options.draft_depth) plan.input.depth = *options.draft_depth;
   if (engine.draft().model != nullptr) {
-    plan.input.draft = model_work(engine.draft_index(), *engine.draft().model);
+    const Model& draft = *engine.draft().model;
+    plan.input.draft = model_work(engine.draft_index(), draft);
+    plan.input.foreseen = target.config().is_moe() && same_shape(target.config(), draft.config());
+    // On the target's KV cache it reads of the prompt only what it is compared on.
+    const int body = plan.input.prompt_tokens - 1;
+    plan.input.draft_prompt = engine.drafts_with("shared-kv") ? std::min(kScoredPositions, body) : body;
     set_acceptance(flags, plan);
   }
   RETURN_IF_ERROR(learn_from_run(flags, plan));
@@ -128,7 +139,7 @@ Result<Plan> make_plan(const PlanFlags& flags) {
   plan.memory = {engine.ram_budget_bytes(), engine.ledger().total() - engine.ledger().bytes("expert slots"), slot_bytes,
                  target.layout().total_experts()};
   plan.notes = engine.notices();
-  predict_speed(flags, plan);
+  foretell_speed(flags, plan);
   return plan;
 }
 
@@ -136,8 +147,7 @@ std::vector<int> slots_by_layer(const Plan& plan) {
   // The cache gives no layer slots of its own: an even share is what the layers get on average.
   std::vector<int> shares;
   int left = plan.input.slots;
-  int moe = 0;
-  for (const LayerWork& layer : plan.input.target.layers) moe += layer.n_expert > 0 ? 1 : 0;
+  int moe = plan.input.target.moe_layers();
   for (const LayerWork& layer : plan.input.target.layers) {
     const int share = layer.n_expert > 0 ? (left + moe - 1) / moe : 0;
     if (layer.n_expert > 0) --moe;
@@ -159,15 +169,16 @@ const char* name_of(Bottleneck bottleneck) {
 }
 
 Json speed_json(const SpeedPrediction& speed) {
-  return {{"depth", speed.depth},
+  return {{"depth", speed.depth ? Json(*speed.depth) : Json("auto")},
           {"tokens_per_s", speed.tokens_per_s},
           {"tokens_per_cycle", speed.tokens_per_cycle},
+          {"drafted_per_cycle", speed.drafted_per_cycle},
           {"cycle_s", speed.cycle_s},
           {"draft_s", speed.draft_s},
-          {"stall_s", speed.verify.stall_s},
-          {"compute_s", speed.verify.compute_s},
-          {"experts_demanded", speed.verify.demanded},
-          {"experts_missed", speed.verify.missed},
+          {"stall_s", speed.stall_s},
+          {"compute_s", speed.compute_s},
+          {"experts_demanded", speed.demanded},
+          {"experts_missed", speed.missed},
           {"bytes_read_per_token", speed.bytes_per_token},
           {"limit", name_of(speed.bottleneck)}};
 }
@@ -194,8 +205,8 @@ Json plan_json(const PlanFlags& flags, const Plan& plan) {
       {"assumed",
        {{"prompt_tokens", plan.input.prompt_tokens},
         {"generated_tokens", plan.input.generated_tokens},
-        {"skew", plan.input.skew},
-        {"acceptance", plan.input.acceptance},
+        {"skew", plan.input.text.skew},
+        {"acceptance", plan.input.text.acceptance},
         {"acceptance_from", plan.acceptance_from}}},
       {"notes", plan.notes}};
   if (!plan.prediction) {
@@ -221,7 +232,12 @@ Json plan_json(const PlanFlags& flags, const Plan& plan) {
 std::string speed_line(std::string_view what, const SpeedPrediction& speed) {
   return fmt::format("  {:<24} {:>8.2f} tokens/s   {:>9} read per token   {:>3.0f} % waiting for the disk\n", what,
                      speed.tokens_per_s, format_size(static_cast<uint64_t>(speed.bytes_per_token)),
-                     100 * speed.verify.stall_s / speed.cycle_s);
+                     100 * speed.stall_s / speed.cycle_s);
+}
+
+std::string depth_text(const SpeedPrediction& speed) {
+  if (speed.depth) return fmt::format("at depth {}", *speed.depth);
+  return fmt::format("drafting, depth about {:.0f}", speed.drafted_per_cycle);
 }
 
 std::string speed_text(const Plan& plan) {
@@ -232,15 +248,15 @@ std::string speed_text(const Plan& plan) {
   text += fmt::format("  {:<24} {:>8.2f} s after loading\n", "first token", prediction.ttft_s);
   text += speed_line(plan.input.draft ? "without drafting" : "generating", prediction.plain);
   if (plan.input.draft) {
-    text += speed_line(fmt::format("at depth {}", prediction.best.depth), prediction.best);
+    text += speed_line(depth_text(prediction.best), prediction.best);
     text += fmt::format("  {:.0f} % of drafted tokens accepted ({}): {:.1f} tokens a cycle\n",
-                        100 * plan.input.acceptance, plan.acceptance_from, prediction.best.tokens_per_cycle);
-    if (prediction.best.depth == 0) text += "  drafting does not pay\n";
+                        100 * plan.input.text.acceptance, plan.acceptance_from, prediction.best.tokens_per_cycle);
+    if (prediction.best.drafted_per_cycle < 0.5) text += "  drafting does not pay\n";
   }
   if (plan.input.slots < plan.memory.total_experts) {
-    text +=
-        fmt::format("  {:.0f} % of experts there when needed{}\n", 100 * prediction.hit_rate,
-                    plan.input.skew == kDefaultSkew ? ", if the text uses them as unevenly as the demo's does" : "");
+    text += fmt::format(
+        "  {:.0f} % of experts there when needed{}\n", 100 * prediction.hit_rate,
+        plan.input.text.skew == kDefaultSkew ? ", if the text uses them as unevenly as the demo's does" : "");
   }
   text += fmt::format("  what limits: {}\n", name_of(prediction.best.bottleneck));
   text += "\nwhat would help\n";
@@ -295,6 +311,7 @@ CLI::App* add_plan_command(CLI::App& app, PlanFlags& flags) {
       ->type_name("auto|N")
       ->capture_default_str();
   add_drafter_flag(*plan, flags.drafter);
+  add_kv_flag(*plan, flags.kv);
   plan->add_option("--prompt-tokens", flags.prompt_tokens, "length of the prompt to plan for")
       ->type_name("N")
       ->check(CLI::Range(1, 1 << 24))
@@ -319,6 +336,7 @@ CLI::App* add_plan_command(CLI::App& app, PlanFlags& flags) {
       ->type_name("FILE")
       ->check(check_not_empty);
   plan->add_flag("--json", flags.json, "print JSON");
+  add_plan_batch_flags(*plan, flags.batch);
   return plan;
 }
 
@@ -330,6 +348,7 @@ int plan(const PlanFlags& flags) {
     const Status written = write_output(lines);
     return written.ok() ? 0 : fail(console, written);
   }
+  if (flags.batch.batch || !flags.batch.hardware.empty()) return plan_batch(flags);
   if (flags.target.empty()) return fail(console, usage_error("no model: give one with -m FILE"));
   const Result<Plan> made = make_plan(flags);
   if (!made.ok()) return fail(console, made.status());

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "engine/engine.h"
+#include "plan_batch.h"
 
 namespace drafthorse::cli {
 
@@ -17,6 +18,7 @@ struct PlanFlags {
   int threads = 0;
   std::string draft_depth = "auto";
   std::string drafter{kDefaultDrafter};
+  std::string kv = "f16";
   int prompt_tokens = 128;
   int tokens = 256;
   double acceptance = -1;  // below 0: assumed by the kind of draft
@@ -24,6 +26,7 @@ struct PlanFlags {
   std::string like;        // statistics of an earlier run; empty: none
   std::string profile;     // a profile's file; empty: this machine's
   bool json = false;
+  PlanBatchFlags batch;
 };
 
 CLI::App* add_plan_command(CLI::App& app, PlanFlags& flags);

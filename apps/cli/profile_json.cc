@@ -104,6 +104,7 @@ Json profile_json(const MachineProfile& profile) {
           {"direct_io", profile.direct_io},
           {"disk", disk},
           {"disk_latency_s", profile.disk_latency_s},
+          {"first_touch_s_per_byte", profile.first_touch_s_per_byte},
           {"compute_slowdown_while_reading", profile.compute_slowdown_while_reading},
           {"ram_bytes_per_s", profile.ram_bytes_per_s},
           {"byte_products_per_s_per_core", profile.byte_products_per_s},
@@ -137,6 +138,7 @@ Result<MachineProfile> parse_profile(const std::string& text, const std::string&
     if (!rate.problem().empty()) return refuse(fmt::format("'disk' is damaged ({})", rate.problem()));
   }
   profile.disk_latency_s = reader.number("disk_latency_s");
+  profile.first_touch_s_per_byte = reader.number("first_touch_s_per_byte");
   profile.compute_slowdown_while_reading = reader.number("compute_slowdown_while_reading", 1);
   profile.ram_bytes_per_s = reader.number("ram_bytes_per_s", 1);
   profile.byte_products_per_s = reader.number("byte_products_per_s_per_core", 1);

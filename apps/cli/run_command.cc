@@ -113,11 +113,7 @@ Result<std::string> read_prompt(const RunFlags& flags) {
 }
 
 Result<EngineOptions> engine_options(const RunFlags& flags) {
-  ASSIGN_OR_RETURN(EngineOptions options,
-                   engine_options(EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads,
-                                              flags.draft_depth, flags.drafter}));
-  options.isa = flags.isa;
-  options.io = flags.io;
+  ASSIGN_OR_RETURN(EngineOptions options, engine_options(flags.model));
   options.schedule = schedule_options(flags.schedule);
   options.fitted_path = flags.fitted;
   ASSIGN_OR_RETURN(options.sampling, sampling_options(flags.sampling));
@@ -197,10 +193,7 @@ std::string check_not_negative(const std::string& value) {
 
 CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
   CLI::App* run = app.add_subcommand("run", "Generate text from a prompt");
-  run->add_option("-m,--model", flags.target, "the model, a GGUF file (any shard of a split one)")->type_name("FILE");
-  run->add_option("-d,--draft", flags.draft, "a smaller model with the same vocabulary, to draft with")
-      ->type_name("FILE")
-      ->check(check_not_empty);
+  add_model_flags(*run, flags.model);
   CLI::Option* prompt = run->add_option("-p,--prompt", flags.prompt, "the prompt, taken literally")->type_name("TEXT");
   run->add_option("-f,--file", flags.prompt_file, "read the prompt from a file")
       ->type_name("FILE")
@@ -210,30 +203,10 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
       ->type_name("N")
       ->check(check_not_empty)
       ->check(check_not_negative);
-  run->add_option("--ram", flags.ram, "memory for everything, such as 8G or 1200M; default: what the machine has free")
-      ->type_name("SIZE")
-      ->check(check_not_empty);
-  run->add_option("--ctx", flags.context, "longest text in tokens, prompt included; default: 4096, or the model's own")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1 << 24));
-  run->add_option("--draft-depth", flags.draft_depth, "tokens drafted per step: auto, or a number")
-      ->type_name("auto|N")
-      ->capture_default_str();
-  add_drafter_flag(*run, flags.drafter);
   add_schedule_flags(*run, flags.schedule);
   run->add_option("--fitted", flags.fitted,
                   "what drafthorse calibrate made of the pair, or none; default: beside the draft, if it is there")
       ->type_name("FILE|none")
-      ->check(check_not_empty);
-  run->add_option("--io", flags.io, "how to read: uring, pread, or list")
-      ->type_name("NAME")
-      ->check(one_of(with_list({"uring", "pread"})))
-      ->capture_default_str();
-  run->add_option("--threads", flags.threads, "threads to compute with; default: one per core")
-      ->type_name("N")
-      ->check(CLI::Range(1, 512));
-  run->add_option("--isa", flags.isa, "instruction set to compute with: a name, or list; default: the best")
-      ->type_name("NAME")
       ->check(check_not_empty);
   run->add_flag("-q,--quiet", flags.quiet, "write nothing but the text and errors");
   run->add_flag("--stats", flags.stats, "show where memory and time went");
@@ -271,18 +244,15 @@ int run(const RunFlags& flags) {
   Console console;
   if (flags.quiet) console.set_quiet();
   std::optional<std::string> list = schedule_list(flags.schedule);
-  if (list || flags.drafter == "list" || flags.io == "list" || flags.isa == "list" || flags.chat_template == "list") {
-    const std::vector<std::string> names = list                      ? std::vector<std::string>()
-                                           : flags.drafter == "list" ? drafter_names()
-                                           : flags.io == "list"      ? std::vector<std::string>{"uring", "pread"}
-                                           : flags.isa == "list"     ? instruction_set_names()
-                                                                     : ChatTemplate::names();
+  std::optional<std::vector<std::string>> names = model_list(flags.model);
+  if (flags.chat_template == "list") names = ChatTemplate::names();
+  if (list || names) {
     std::string lines = list.value_or("");
-    for (const std::string& name : names) lines += name + '\n';
+    for (const std::string& name : names.value_or(std::vector<std::string>())) lines += name + '\n';
     const Status written = write_output(lines);
     return written.ok() ? 0 : fail(console, written);
   }
-  if (flags.target.empty()) return fail(console, usage_error("no model: give one with -m FILE"));
+  if (flags.model.target.empty()) return fail(console, usage_error("no model: give one with -m FILE"));
   Result<EngineOptions> options = engine_options(flags);
   if (!options.ok()) return fail(console, options.status());
   const bool interactive = !flags.prompt_given && flags.prompt_file.empty() && isatty(STDIN_FILENO) != 0;
@@ -342,7 +312,7 @@ int run(const RunFlags& flags) {
   std::vector<int32_t> tokens;
   std::vector<std::string> stops = flags.sampling.stops;
   if (flags.chat) {
-    Result<ChatTemplate> chat_template = choose_chat_template(flags, engine, console);
+    Result<ChatTemplate> chat_template = choose_chat_template(flags.chat_template, engine, console);
     if (!chat_template.ok()) return fail(console, chat_template.status());
     Conversation conversation(engine.tokenizer(), std::move(chat_template).value(), flags.system);
     tokens = conversation.ask(*prompt, {});

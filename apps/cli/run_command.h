@@ -8,31 +8,24 @@
 #include "base/status.h"
 #include "console.h"
 #include "engine/session.h"
+#include "engine_flags.h"
 #include "sampling_flags.h"
 #include "schedule_flags.h"
 
 namespace drafthorse::cli {
 
 struct RunFlags {
-  std::string target;
-  std::string draft;
+  ModelFlags model;
   std::string prompt;
   bool prompt_given = false;
   std::string prompt_file;
   int64_t tokens = -1;
-  std::string ram;
-  int32_t context = 0;  // 0: the default
-  std::string draft_depth = "auto";
-  std::string drafter{kDefaultDrafter};
   SamplingFlags sampling;
   bool chat = false;
   std::string chat_template;
   std::string system;
   ScheduleFlags schedule;
   std::string fitted;  // empty: where calibrate puts it
-  std::string io = "uring";
-  int threads = 0;
-  std::string isa;
   bool quiet = false;
   bool explain = false;
   std::string explain_file;  // empty: standard error

@@ -30,6 +30,8 @@ std::vector<std::string> flags_of(const CLI::App& app) {
 // Flags that take one of a few words.
 constexpr std::pair<const char*, const char*> kWords[] = {
     {"--io", "uring pread list"},
+    {"--kv", "f16 q8_0"},
+    {"--regime", "auto stream cache layered list"},
     {"--policy", "auto sp-moe sp-moe-sync on-demand adapmoe moe-infinity specter next-use list"},
     {"--predictor", "none cross cross-norm draft-router fitted next-gate frequency trace combined list"},
     {"--prefetch", "none cutoff cutoff-sync next-layer top ahead deadline list"},
@@ -39,6 +41,7 @@ constexpr std::pair<const char*, const char*> kWords[] = {
     {"--preset", "this rtx3090 rtx4090 a100"},
     {"--scale", "mixtral-8x7b phi-3.5-moe deepseek-v2-lite"},
     {"--stack", "native paper"},
+    {"--hardware", "a30 rtx4090d"},
     {"--batched-reads", "on off"},
     {"--suite", "quick policies ablation cutoff memory depth all"},
     {"--policies", "all auto sp-moe sp-moe-sync on-demand adapmoe moe-infinity specter next-use"},
@@ -192,7 +195,7 @@ What \fBdrafthorse calibrate\fR fitted, beside the draft.
 .SH ENVIRONMENT
 XDG_CONFIG_HOME and XDG_CACHE_HOME move those folders.
 .SH EXIT STATUS
-0 fine, 1 failed while running, 2 usage, 3 a file, 4 memory, 130 interrupted.
+0 fine, 1 failed while running, 2 usage, 3 a file, 4 memory, 5 some requests of a batch failed, 130 interrupted.
 )";
   return text;
 }

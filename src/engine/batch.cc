@@ -332,6 +332,11 @@ Status Batch::verify(std::span<const BatchRun> runs) {
   last_.attention_s = seconds(pass.stage_ns);
   last_.stall_s = seconds(pass.stall_ns);
   last_.experts_s = last_.pass_s - last_.attention_s - last_.stall_s;
+  if (target.cache != nullptr) {
+    const LayerCacheStats all = sum(target.cache->stats());
+    const uint64_t bytes = all.bytes_demanded + all.bytes_prefetched;
+    last_.bytes_read = bytes - std::exchange(parts_->bytes_read, bytes);
+  }
   return {};
 }
 
@@ -402,15 +407,10 @@ void Batch::settle() {
     finish(*one, std::move(one->result.status));
     return true;
   });
+  parts.running.clear();  // some of them are gone
 }
 
 void Batch::note(int64_t start_ns) {
-  if (const ExpertCache* cache = parts_->target.cache.get(); cache != nullptr) {
-    const LayerCacheStats all = sum(cache->stats());
-    const uint64_t bytes = all.bytes_demanded + all.bytes_prefetched;
-    last_.bytes_read = bytes - std::exchange(parts_->bytes_read, bytes);
-  }
-  if (parts_->depth_policy) learn();
   ++stats_.iterations;
   stats_.busy_s += seconds(engine_.clock().now_ns() - start_ns);
   stats_.sum.add(last_);
@@ -462,6 +462,7 @@ Status Batch::step() {
 
   // 3. Accept.
   accept();
+  if (parts_->depth_policy) learn();
   settle();
   note(start);
   return {};

@@ -19,28 +19,20 @@ std::string_view trim(std::string_view text) {
   return text.substr(begin, text.find_last_not_of(kSpaces) - begin + 1);
 }
 
-}  // namespace
-
-Conversation::Conversation(const Tokenizer& tokenizer, ChatTemplate chat_template, std::string system)
-    : tokenizer_(tokenizer), template_(std::move(chat_template)) {
-  if (!system.empty()) messages_.push_back({kSystem, std::move(system)});
+bool spells_special(const Tokenizer& tokenizer, const std::string& text) {
+  return tokenizer.tokenize_piece(text, true) != tokenizer.tokenize_piece(text, false);
 }
 
-bool Conversation::spells_special(const std::string& text) const {
-  return tokenizer_.tokenize_piece(text, true) != tokenizer_.tokenize_piece(text, false);
-}
-
-// What people write must not turn into control tokens, which could end their turn and speak for someone else. Where
-// it spells some, each message is tokenised by itself, as plain text. (Elsewhere the text is tokenised as a whole, as
-// models are used to.)
-std::vector<int32_t> Conversation::tokenize_apart() const {
-  std::vector<ChatMessage> marked(messages_.begin(), messages_.end());
+// Each message by itself, as plain text.
+std::vector<int32_t> tokenize_apart(const Tokenizer& tokenizer, const ChatTemplate& chat_template,
+                                    std::span<const ChatMessage> messages) {
+  std::vector<ChatMessage> marked(messages.begin(), messages.end());
   const auto mark = [](size_t i) { return fmt::format("\x02{}\x03", i); };
   for (size_t i = 0; i < marked.size(); ++i) marked[i].text = mark(i);
-  const std::string rendered = template_.render(marked);
-  std::vector<int32_t> tokens = tokenizer_.tokenize("");
+  const std::string rendered = chat_template.render(marked);
+  std::vector<int32_t> tokens = tokenizer.tokenize("");
   const auto add = [&](std::string_view text, bool special) {
-    const std::vector<int32_t> more = tokenizer_.tokenize_piece(text, special);
+    const std::vector<int32_t> more = tokenizer.tokenize_piece(text, special);
     tokens.insert(tokens.end(), more.begin(), more.end());
   };
   size_t done = 0;
@@ -48,11 +40,32 @@ std::vector<int32_t> Conversation::tokenize_apart() const {
     const size_t at = rendered.find(mark(i), done);
     if (at == std::string::npos) continue;  // a template that leaves messages out
     add(std::string_view(rendered).substr(done, at - done), true);
-    add(messages_[i].text, false);
+    add(messages[i].text, false);
     done = at + mark(i).size();
   }
   add(std::string_view(rendered).substr(done), true);
   return tokens;
+}
+
+// What people write must not turn into control tokens, which could end their turn and speak for someone else.
+bool any_spells_special(const Tokenizer& tokenizer, std::span<const ChatMessage> messages) {
+  return std::any_of(messages.begin(), messages.end(),
+                     [&](const ChatMessage& one) { return spells_special(tokenizer, one.text); });
+}
+
+}  // namespace
+
+std::vector<int32_t> tokenize_messages(const Tokenizer& tokenizer, const ChatTemplate& chat_template,
+                                       std::span<const ChatMessage> messages) {
+  const std::string rendered = chat_template.render(messages);
+  if (rendered.empty()) return {};
+  if (any_spells_special(tokenizer, messages)) return tokenize_apart(tokenizer, chat_template, messages);
+  return tokenizer.tokenize_chat(rendered);
+}
+
+Conversation::Conversation(const Tokenizer& tokenizer, ChatTemplate chat_template, std::string system)
+    : tokenizer_(tokenizer), template_(std::move(chat_template)) {
+  if (!system.empty()) messages_.push_back({kSystem, std::move(system)});
 }
 
 // Adds what `rendered` has beyond what is known. False where it does not begin like that.
@@ -73,9 +86,8 @@ std::vector<int32_t> Conversation::ask(std::string question, std::span<const int
   before_ = std::exchange(known_, {});
   known_.prompt = template_.render(messages_);
   std::vector<int32_t> tokens(known.begin(), known.end());
-  if (std::any_of(messages_.begin(), messages_.end(),
-                  [&](const ChatMessage& one) { return spells_special(one.text); })) {
-    tokens = tokenize_apart();
+  if (any_spells_special(tokenizer_, messages_)) {
+    tokens = tokenize_apart(tokenizer_, template_, messages_);
   } else if (!continue_from(before_, known_.prompt, tokens)) {
     tokens = tokenizer_.tokenize_chat(known_.prompt);
   }

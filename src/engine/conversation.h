@@ -18,6 +18,12 @@
 
 namespace drafthorse {
 
+// The tokens of a whole chat, ready for the assistant's next message: the template applied to all of it, tokenised as a
+// whole, as models are used to. But where a message spells control tokens each is tokenised by itself, as plain text.
+// Empty where the template cannot write such a chat.
+std::vector<int32_t> tokenize_messages(const Tokenizer& tokenizer, const ChatTemplate& chat_template,
+                                       std::span<const ChatMessage> messages);
+
 class Conversation {
  public:
   // `tokenizer` must outlive it. `system` may be empty.
@@ -40,9 +46,6 @@ class Conversation {
   std::vector<std::string> stop_texts() const { return template_.stop_texts(); }
 
  private:
-  bool spells_special(const std::string& text) const;
-  std::vector<int32_t> tokenize_apart() const;
-
   const Tokenizer& tokenizer_;
   ChatTemplate template_;
   std::vector<ChatMessage> messages_;

@@ -139,6 +139,7 @@ class Engine {
   const Clock& clock() const { return clock_; }
   const EngineOptions& options() const { return options_; }  // with defaults filled in
   int32_t context() const { return *options_.context; }
+  bool drafts_with(std::string_view name) const;  // one of drafter_names(): it is asked, or may be
 
   // For a batch: memory that keys and values of its sequences may take together, and what one of `tokens` tokens,
   // prompt and answer, takes of it, the draft's included.
@@ -166,7 +167,6 @@ class Engine {
   int32_t draft_depth_limit() const;
   Status read_files();
   Status choose_drafters();
-  bool drafts_with(std::string_view name) const;
   void create_drafters();
   Status create_models();
   FittedSource fitted_source() const;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "engine/engine.h"
-#include "plan/prediction.h"
+#include "plan/compute_time.h"
 
 namespace drafthorse {
 

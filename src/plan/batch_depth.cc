@@ -14,14 +14,15 @@ constexpr double kKeep = 0.97;  // of what earlier iterations weigh, per iterati
 constexpr double kAcceptanceKeep = 0.98;
 constexpr double kPriorDrafts = 8;     // drafted tokens that an assumption counts for
 constexpr double kLean = 8;            // that a position's predecessor counts for in it
-constexpr double kRidge = 0.02;        // iterations that the common factor counts for
+constexpr double kRidge = 0.01;        // iterations that the common factor counts for
 constexpr double kFurthestFactor = 4;  // of one part from the common factor
 constexpr double kDraftGain = 1.02;    // drafting must promise this much
-constexpr int kFirstReach = 4;         // the deepest first draft; later twice the deepest tried
 constexpr int64_t kPauseGrowth = 4;    // of the iterations between trials
 constexpr int64_t kLongestPause = 256;
 constexpr double kFreeDraft_s = 1e-6;  // per token of a drafter without costs
 constexpr double kLoadBound = 0.1;     // of a pass spent waiting, from which on loads are what it takes
+
+double seconds_per_token(const BatchDepthChoice& one) { return one.seconds / std::max(1e-9, one.tokens); }
 
 }  // namespace
 
@@ -31,22 +32,23 @@ void BatchDepthPolicy::Decayed::add(double sample, double sample_weight, double 
   weight = kept + sample_weight;
 }
 
+// Relative errors count: a pass over prompts may take a hundred times one over windows.
 void BatchDepthPolicy::Factors::add(const double (&x)[kParts], double y, double keep) {
-  double sum = 0;
+  if (y <= 0) return;
   for (size_t i = 0; i < kParts; ++i) {
-    for (size_t j = 0; j < kParts; ++j) xx[i][j] = xx[i][j] * keep + x[i] * x[j];
-    xy[i] = xy[i] * keep + x[i] * y;
-    sum += x[i];
+    for (size_t j = 0; j < kParts; ++j) xx[i][j] = xx[i][j] * keep + x[i] / y * (x[j] / y);
+    xy[i] = xy[i] * keep + x[i] / y;
   }
-  x_sum = x_sum * keep + sum;
-  y_sum = y_sum * keep + y;
+  double sum = 0;
+  for (const double part : x) sum += part;
+  x_sum = x_sum * keep + sum / y;
   weight = weight * keep + 1;
 }
 
-// Least squares of y - c x, with every part held to the common factor y_sum / x_sum by a weight that does not depend on
+// Least squares of y - c x, with every part held to the common factor by a weight that does not depend on
 // how much of the time it is: parts that the data do not tell apart share it.
 void BatchDepthPolicy::Factors::solve(double (&c)[kParts]) const {
-  const double common = x_sum > 0 && y_sum > 0 ? y_sum / x_sum : 1;
+  const double common = x_sum > 0 ? weight / x_sum : 1;
   std::fill(std::begin(c), std::end(c), common);
   if (weight == 0) return;
   const double ridge = kRidge * (x_sum / weight) * (x_sum / weight);
@@ -74,9 +76,11 @@ BatchDepthPolicy::BatchDepthPolicy(BatchDepthOptions options) : options_(std::mo
   CHECK(options_.max_depth >= 0 && options_.load_bytes_per_s > 0);
   acceptance_.resize(static_cast<size_t>(options_.max_depth));
   if (!acceptance_.empty()) acceptance_[0] = {options_.acceptance, kPriorDrafts};
+  speaks_ = {1, 0.1};
   draft_ = {1, 0.1};
   rate_ = {options_.load_bytes_per_s, 0.1};
   bytes_ = {1, 0.1};
+  head_ = {1, 0.1};
 }
 
 double BatchDepthPolicy::acceptance(int position) const {
@@ -96,17 +100,23 @@ double BatchDepthPolicy::expected_tokens(int depth) const {
   return tokens;
 }
 
-void BatchDepthPolicy::parts(const PassWork& work, double (&x)[Factors::kParts]) const {
-  const ModelCost& cost = options_.target;
-  const PassSeconds seconds = pass_seconds(cost, work);
-  double weights = work.heads > 0 ? cost.head.base() : 0;
-  for (const LayerCost& layer : cost.layers) {
-    if (work.tokens > 0) weights += layer.dense.base();
-    if (layer.experts > 0) weights += experts_used(cost.popularity, work.tokens) * layer.expert.base();
-  }
-  x[0] = weights;
-  x[1] = std::max(0.0, seconds.dense + seconds.experts + seconds.head - weights);
-  x[2] = seconds.attention;
+BatchDepthPolicy::Parts BatchDepthPolicy::parts(const PassWork& work) const {
+  const PassSeconds seconds = pass_seconds(options_.target, work);
+  const PassSeconds weights = weight_seconds(options_.target, work);
+  return {.stages = {weights.dense, std::max(0.0, seconds.dense - weights.dense), seconds.attention},
+          .experts = {weights.experts, std::max(0.0, seconds.experts - weights.experts), 0},
+          .head = seconds.head};
+}
+
+BatchDepthPolicy::Compute BatchDepthPolicy::compute(const Parts& parts) const {
+  Compute out;
+  double c[Factors::kParts];
+  stages_.solve(c);
+  for (size_t i = 0; i < Factors::kParts; ++i) out.stages += c[i] * parts.stages[i];
+  out.attention = c[2] * parts.stages[2];
+  experts_.solve(c);
+  for (size_t i = 0; i < Factors::kParts; ++i) out.experts += c[i] * parts.experts[i];
+  return out;
 }
 
 BatchDepthPolicy::Drafting BatchDepthPolicy::drafting(const BatchState& state, int depth) const {
@@ -151,58 +161,60 @@ BatchDepthChoice BatchDepthPolicy::expect(const BatchState& state, const Draftin
   double reached = 1;
   out.tokens = sequences;
   for (int i = 0; i < depth; ++i) {
-    drafted += drafting[i];
-    out.tokens += drafting[i] * (reached *= acceptance(i));
+    drafted += speaks_.value * drafting[i];
+    out.tokens += speaks_.value * drafting[i] * (reached *= acceptance(i));
   }
   const double mean_keys = sequences > 0 ? static_cast<double>(state.cached_positions) / sequences : 0;
   const double window = sequences > 0 ? (sequences + drafted) / sequences : 0;
   const PassWork prompts = {static_cast<double>(state.prompt_tokens), static_cast<double>(state.prompt_token_keys),
                             static_cast<double>(state.prompt_tokens), 0};
   const PassWork work = window_work(sequences, window, mean_keys) + prompts;
-  double x[Factors::kParts];
-  double c[Factors::kParts];
-  parts(work, x);
-  compute_.solve(c);
-  for (size_t i = 0; i < Factors::kParts; ++i) out.compute_s += c[i] * x[i];
+  const Parts modelled = parts(work);
+  const Compute computing = compute(modelled);
+  out.compute_s = computing.stages + computing.experts;
   out.draft_s = draft_.value * draft_seconds(drafting, mean_keys, 0);
   out.loaded_bytes = bytes_.value * loaded_bytes(work.tokens, state.resident_experts);
   out.load_s = out.loaded_bytes / rate_.value;
   const double beside = std::min(out.compute_s, out.load_s) / std::max(1, options_.target.moe_layers());
-  out.seconds = out.draft_s + std::max(out.compute_s, out.load_s) + beside + other_.value;
+  out.seconds = out.draft_s + std::max(out.compute_s, out.load_s) + beside + head_.value * modelled.head + other_.value;
 
-  const PassSeconds seconds = pass_seconds(options_.target, work);
-  const double dense = seconds.dense + seconds.head;
+  const double dense = computing.stages - computing.attention;
   out.limit = Component::kLoad;
   if (out.load_s < out.compute_s) {
-    out.limit = seconds.attention > std::max(dense, seconds.experts) ? Component::kAttention
-                : seconds.experts > dense                            ? Component::kExperts
-                                                                     : Component::kDense;
+    out.limit = computing.attention > std::max(dense, computing.experts) ? Component::kAttention
+                : computing.experts > dense                              ? Component::kExperts
+                                                                         : Component::kDense;
   }
   if (out.draft_s > std::max(out.compute_s, out.load_s)) out.limit = Component::kDraft;
   return out;
 }
 
-int BatchDepthPolicy::reach(const BatchState& state) const {
-  return std::max(0, std::min({options_.max_depth, state.max_depth, std::max(kFirstReach, 2 * deepest_)}));
-}
-
 BatchDepthChoice BatchDepthPolicy::choose(const BatchState& state) const {
-  const auto rate = [](const BatchDepthChoice& one) { return one.tokens / std::max(1e-12, one.seconds); };
-  const BatchDepthChoice none = expect(state, 0);
+  const int deepest = std::max(0, std::min(options_.max_depth, state.max_depth));
+  const Drafting everyone = drafting(state, deepest);
+  const auto at = [&](const BatchState& of, int depth) {
+    return expect(of, Drafting(everyone.begin(), everyone.begin() + depth), depth);
+  };
+  // Nobody has room for more.
+  const auto most = static_cast<int>(std::find(everyone.begin(), everyone.end(), 0.0) - everyone.begin());
+  BatchState alone = state;
+  alone.prompt_tokens = alone.prompt_token_keys = 0;
+  const double token_s = seconds_per_token(at(alone, 0));
+  double least_s = token_s;
+  for (int depth = 1; depth <= most; ++depth) least_s = std::min(least_s, seconds_per_token(at(alone, depth)));
+
+  // Without prompts the most gained is the least time per token.
+  const BatchDepthChoice none = at(state, 0);
   BatchDepthChoice best = none;
-  const int deepest = reach(state);
-  for (int depth = 1; depth <= deepest; ++depth) {
-    const Drafting who = drafting(state, depth);
-    if (who[static_cast<size_t>(depth) - 1] == 0) break;  // nobody has room for more
-    const BatchDepthChoice at = expect(state, who, depth);
-    if (rate(at) > rate(best)) best = at;
+  const auto gain = [&](const BatchDepthChoice& one) { return one.tokens * least_s - one.seconds; };
+  for (int depth = 1; depth <= most && token_s >= kDraftGain * least_s; ++depth) {
+    const BatchDepthChoice one = at(state, depth);
+    if (gain(one) > gain(best)) best = one;
   }
-  if (best.depth > 0 && rate(best) < kDraftGain * rate(none)) best = none;
-  if (best.depth > 0 || deepest == 0 || iterations_ < next_trial_) return best;
-  const Drafting who = drafting(state, 1);
-  BatchDepthChoice trial = expect(state, who, 1);
+  if (best.depth > 0 || most == 0 || iterations_ < next_trial_) return best;
+  BatchDepthChoice trial = at(state, 1);
   // Only where it would pay if all were accepted.
-  if (who[0] == 0 || (none.tokens + who[0]) / trial.seconds < rate(none)) return best;
+  if (trial.seconds - none.seconds > everyone[0] * token_s) return best;
   trial.trial = true;
   return trial;
 }
@@ -225,15 +237,24 @@ void BatchDepthPolicy::observe(const BatchObservation& iteration) {
   const PassWork work = window_work(sequences, window, mean_keys) + prompts;
   if (work.tokens <= 0) return;
 
-  double x[Factors::kParts];
-  parts(work, x);
+  const Parts modelled = parts(work);
   const double compute_s = std::max(0.0, iteration.pass_s - iteration.stall_s);
-  compute_.add(x, compute_s, kKeep);
+  // What is not told apart is divided as it seems to be.
+  double stages_share = iteration.stages_s / std::max(1e-12, iteration.stages_s + iteration.experts_s);
+  if (iteration.stages_s + iteration.experts_s <= 0) {
+    const Compute before = compute(modelled);
+    stages_share = before.stages / std::max(1e-12, before.stages + before.experts);
+  }
+  stages_.add(modelled.stages, stages_share * compute_s, kKeep);
+  experts_.add(modelled.experts, (1 - stages_share) * compute_s, kKeep);
+  if (modelled.head > 0) head_.add(iteration.head_s / modelled.head, 1, kKeep);
 
   const auto bytes = static_cast<double>(iteration.bytes_read);
   const double modelled_bytes = loaded_bytes(work.tokens, iteration.resident_experts);
   if (modelled_bytes > options_.target.expert_bytes) bytes_.add(bytes / modelled_bytes, 1, kKeep);
-  if (bytes > 0 && iteration.pass_s > 0) {
+  if (bytes > 0 && iteration.link_busy_s > 0) {
+    rate_.add(bytes / iteration.link_busy_s, 1, kKeep);
+  } else if (bytes > 0 && iteration.pass_s > 0) {
     // Where computing hides the loads, they tell no more than that the link is at least so fast.
     const bool held_up = iteration.stall_s > kLoadBound * iteration.pass_s;
     const double beside = held_up ? compute_s / std::max(1, options_.target.moe_layers()) : 0;
@@ -242,8 +263,10 @@ void BatchDepthPolicy::observe(const BatchObservation& iteration) {
   }
 
   other_.add(iteration.other_s, 1, kKeep);
+  if (iteration.asked_tokens > 0) {
+    speaks_.add(static_cast<double>(iteration.drafted_tokens) / static_cast<double>(iteration.asked_tokens), 1, kKeep);
+  }
   if (iteration.depth <= 0 || iteration.drafted_tokens <= 0) return;
-  deepest_ = std::max(deepest_, iteration.depth);
   const double each = static_cast<double>(iteration.drafted_tokens) / iteration.depth;
   const Drafting drafting(static_cast<size_t>(iteration.depth), each);
   const double modelled_s = draft_seconds(drafting, mean_keys, static_cast<double>(iteration.caught_up_tokens));
@@ -257,10 +280,11 @@ void BatchDepthPolicy::observe(const BatchObservation& iteration) {
 std::string BatchDepthPolicy::explain(const BatchState& state) const {
   const BatchDepthChoice none = expect(state, 0);
   const BatchDepthChoice best = choose(state);
-  const auto rate = [](const BatchDepthChoice& one) { return one.tokens / std::max(1e-12, one.seconds); };
   std::string text = fmt::format("depth {}{}: {:.2f} s an iteration for {:.0f} tokens, {} limits", best.depth,
                                  best.trial ? " to try it" : "", best.seconds, best.tokens, component_name(best.limit));
-  if (best.depth > 0) text += fmt::format("; {:.2f}x of not drafting", rate(best) / rate(none));
+  if (best.depth > 0) {
+    text += fmt::format("; {:.2f}x of not drafting", seconds_per_token(none) / seconds_per_token(best));
+  }
   return text;
 }
 

@@ -1,16 +1,20 @@
 // How many tokens to draft per sequence in the next iteration of a batch. Pure: what iterations took in, depth out.
 //
-// SpecMoEOff (2508.21706) chooses k anew as sequences grow. Here it is chosen at every iteration, to make
-//     sum over sequences of E[accepted(k) + 1]  /  T(k)
-// greatest, k = 0 included, where
-//     T(k)       = draft(k) + max(compute(k), load(k)) + min(compute(k), load(k)) / layers + other
-//     compute(k) = c_weights W + c_tokens V + c_attention A
+// SpecMoEOff (2508.21706) chooses k anew as sequences grow. Here it is chosen at every iteration: the k, 0 included,
+// that spends the least time on all tokens still to be made,
+//     greatest  N(k) s - T(k),     N(k) = sum over sequences of E[accepted(k) + 1],     s = least T'(k) / N(k)
+// where T is the iteration's time and T' the same without prompts: a token made now need not be made later, which takes
+// s. Without prompts that is the greatest N(k) / T(k); a long prompt's time is no reason to draft deeper.
+//     T(k)       = draft(k) + max(compute(k), load(k)) + min(compute(k), load(k)) / layers + head(k) + other
+//     compute(k) = stages(k) + experts(k)
+//     stages(k)  = c1 dense weights + c2 dense tokens + c3 attention
+//     experts(k) = c4 expert weights + c5 expert rows
 //     load(k)    = bytes(k) / rate
-// W, V and A are what a ModelCost says of such a pass: seconds that do not depend on tokens (reading weights), that do,
-// and attention's. The factors c, the draft's and the loads' rate begin at 1 times the model's and are learnt from
-// every iteration (least squares over decaying sums, held to their common mean while little is known), so that the
-// policy works from the first iteration on and with costs that were only assumed. Acceptance is a table by position,
-// given that the position is reached, over all sequences.
+// The parts are what a ModelCost says of such a pass, in seconds: what does not depend on tokens (reading weights),
+// what does, and attention. The factors c, the draft's, the head's and the loads' rate begin at 1 times the model's and
+// are learnt from every iteration (least squares over decaying sums, held to their common mean while little is known),
+// so that the policy works from the first iteration on and with costs that were only assumed. Acceptance is a table by
+// position, given that the position is reached, over all sequences.
 //
 // Where drafting does not seem to pay but would if everything were accepted, it is tried at depth 1 after ever longer
 // pauses.
@@ -31,10 +35,10 @@ namespace drafthorse {
 
 struct BatchDepthOptions {
   ModelCost target;
-  std::optional<ModelCost> draft;  // of one pass of the drafter; nullopt: it costs next to nothing (n-grams)
-  double load_bytes_per_s = 1e9;   // of experts; a guess will do
-  int max_depth = 0;               // 0: nothing drafts
-  double acceptance = 0.7;         // of every position, before anything was seen
+  std::optional<ModelCost> draft{};  // of one pass of the drafter; nullopt: it costs next to nothing (n-grams)
+  double load_bytes_per_s = 1e9;     // of experts, as profiled; learnt where loads hold up or link_busy_s is told
+  int max_depth = 0;                 // 0: nothing drafts
+  double acceptance = 0.7;           // of every position, before anything was seen
   double compute_slowdown_while_loading = 1;
 };
 
@@ -43,7 +47,7 @@ struct BatchState {
   int sequences = 0;             // that generate
   int64_t cached_positions = 0;  // of these, all together
   // How many tokens may be drafted for each of them at most: a window has one more. Empty: plenty.
-  std::span<const int32_t> rooms;
+  std::span<const int32_t> rooms{};
   int64_t prompt_tokens = 0;      // that ride along
   int64_t prompt_token_keys = 0;  // sum over these of the positions that each sees
   double resident_experts = 0;    // of each layer on average, in memory when the iteration begins
@@ -67,8 +71,10 @@ struct BatchDepthChoice {
 struct BatchObservation {
   int32_t depth = 0;
   int32_t sequences = 0;
-  int64_t window_tokens = 0;     // verified: drafted + sequences
-  int64_t drafted_tokens = 0;    // 0 where there was no draft
+  int64_t window_tokens = 0;   // verified: drafted + sequences
+  int64_t drafted_tokens = 0;  // 0 where there was no draft
+  // What was asked for, where a drafter may have nothing to say (n-grams); 0: it always has.
+  int64_t asked_tokens = 0;
   int64_t cached_positions = 0;  // before it
   double resident_experts = 0;   // likewise, of each layer
   int64_t prompt_tokens = 0;
@@ -78,13 +84,17 @@ struct BatchObservation {
   int64_t caught_up_tokens = 0;
   double draft_s = 0;
   double pass_s = 0;
-  double stall_s = 0;  // of pass_s
-  double other_s = 0;  // beside pass and draft: choices, if not in pass_s
+  double stages_s = 0;     // of pass_s: stages up to the routers, attention included
+  double experts_s = 0;    // of pass_s: computing experts. Both 0 where they are not told apart
+  double stall_s = 0;      // of pass_s: waiting for experts
+  double head_s = 0;       // beside the pass: logits and choices
+  double other_s = 0;      // beside all these
+  double link_busy_s = 0;  // some read was under way; 0: not known
   uint64_t bytes_read = 0;
   // By position: sequences that had a drafted token there whose predecessors were all accepted, and of those the
   // accepted. Both as long as the deepest draft, or empty.
-  std::span<const int64_t> reached;
-  std::span<const int64_t> accepted;
+  std::span<const int64_t> reached{};
+  std::span<const int64_t> accepted{};
 };
 
 class BatchDepthPolicy {
@@ -106,32 +116,45 @@ class BatchDepthPolicy {
     double weight = 0;
     void add(double sample, double sample_weight, double keep);
   };
-  // The factors c, over features of the model's seconds.
+  // The factors c of a sum of parts.
   struct Factors {
     static constexpr size_t kParts = 3;
     double xx[kParts][kParts] = {};
     double xy[kParts] = {};
-    double x_sum = 0, y_sum = 0, weight = 0;
+    double x_sum = 0, weight = 0;
     void add(const double (&x)[kParts], double y, double keep);
     void solve(double (&c)[kParts]) const;
   };
   // How many sequences draft at least so many tokens, by tokens - 1.
   using Drafting = std::vector<double>;
-  void parts(const PassWork& work, double (&x)[Factors::kParts]) const;
+  // The model's seconds: two sums of parts, and the head.
+  struct Parts {
+    double stages[Factors::kParts] = {};
+    double experts[Factors::kParts] = {};
+    double head = 0;
+  };
+  Parts parts(const PassWork& work) const;
+  struct Compute {
+    double stages = 0;
+    double experts = 0;
+    double attention = 0;  // of stages
+  };
+  Compute compute(const Parts& parts) const;
   double draft_seconds(const Drafting& drafting, double mean_keys, double caught_up) const;  // as the model says
   double loaded_bytes(double tokens, double resident) const;                                 // likewise
   BatchDepthChoice expect(const BatchState& state, const Drafting& drafting, int depth) const;
   Drafting drafting(const BatchState& state, int depth) const;
-  int reach(const BatchState& state) const;
 
   BatchDepthOptions options_;
   std::vector<Decayed> acceptance_;
-  Factors compute_;
-  Decayed draft_;  // measured over modelled
-  Decayed rate_;   // bytes per second
-  Decayed bytes_;  // measured over modelled
+  Factors stages_;
+  Factors experts_;
+  Decayed speaks_;  // drafted over asked for
+  Decayed draft_;   // measured over modelled
+  Decayed rate_;    // bytes per second
+  Decayed bytes_;   // measured over modelled
+  Decayed head_;    // measured over modelled
   Decayed other_;
-  int deepest_ = 0;  // tried so far
   int64_t iterations_ = 0;
   int64_t next_trial_ = 1;
   int64_t pause_ = 1;

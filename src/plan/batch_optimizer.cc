@@ -191,8 +191,8 @@ BatchCandidate evaluate(const BatchPlanInput& input, Pipeline pipeline, int64_t 
   // As many requests begin as end.
   const double begun = made / std::max(1, input.job.output_tokens);
   const double prompt_tokens = begun * input.job.prompt_tokens;
-  iteration.pass = iteration.pass + prompt_work(prompt_tokens, input.job.prompt_tokens);
-  iteration.pass.heads += begun;
+  iteration.prompt = prompt_work(prompt_tokens, input.job.prompt_tokens);
+  iteration.prompt.heads = begun;
   iteration.draft = draft(prompt_tokens);
   out.tokens_per_s = made / simulate_iteration(input.target, input.platform, iteration).seconds;
   return out;

@@ -13,11 +13,11 @@ EventDag::UnitId EventDag::add_unit(std::string name, Order order) {
   return static_cast<UnitId>(units_.size()) - 1;
 }
 
-EventDag::EventId EventDag::add(UnitId unit, double seconds, int kind, std::vector<EventId> after) {
+EventDag::EventId EventDag::add(UnitId unit, double seconds, int kind, std::vector<EventId> after, int rank) {
   const auto id = static_cast<EventId>(events_.size());
   CHECK(unit >= 0 && unit < static_cast<int>(units_.size()) && seconds >= 0);
   for (const EventId before : after) CHECK(before >= 0 && before < id);
-  events_.push_back({unit, seconds, kind, std::move(after)});
+  events_.push_back({unit, seconds, kind, std::move(after), rank});
   return id;
 }
 
@@ -42,7 +42,7 @@ class Scheduler {
       missing_[i] = static_cast<int>(event.after.size());
       for (const Id before : event.after) followers_[before].push_back(static_cast<Id>(i));
       lines_[event.unit].order.push_back(static_cast<Id>(i));
-      if (event.after.empty()) lines_[event.unit].ready.push(static_cast<Id>(i));
+      if (event.after.empty()) lines_[event.unit].ready.emplace(event.rank, static_cast<Id>(i));
     }
   }
 
@@ -67,9 +67,9 @@ class Scheduler {
  private:
   struct Line {
     std::vector<Id> order;
-    size_t begun = 0;  // of order, where that is kept
-    LeastFirst<Id> ready;
-    Id last = -1;  // finished or running
+    size_t begun = 0;                      // of order, where that is kept
+    LeastFirst<std::pair<int, Id>> ready;  // rank first
+    Id last = -1;                          // finished or running
     bool busy = false;
   };
 
@@ -82,7 +82,7 @@ class Scheduler {
       next = line.order[line.begun++];
     } else {
       if (line.ready.empty()) return;
-      next = line.ready.top();
+      next = line.ready.top().second;
       line.ready.pop();
     }
     const EventDag::Event& event = dag_.events()[next];
@@ -101,7 +101,8 @@ class Scheduler {
   void finish(Id event) {
     lines_[dag_.events()[event].unit].busy = false;
     for (const Id next : followers_[event]) {
-      if (--missing_[next] == 0) lines_[dag_.events()[next].unit].ready.push(next);
+      const EventDag::Event& one = dag_.events()[next];
+      if (--missing_[next] == 0) lines_[one.unit].ready.emplace(one.rank, next);
     }
   }
 

@@ -3,7 +3,8 @@
 // An event takes one unit (the link, the processor, the device, ..) for its seconds, after all events it depends on. A
 // unit does one event at a time and never interrupts it. Which comes next:
 //   kInOrder  the one added first of those left, waited for if need be: a stream, or a program's own order
-//   kByNeed   of those that are ready the one added first; the unit idles only while none is ready (list scheduling)
+//   kByNeed   of those that are ready the one of the lowest rank, of these the one added first; the unit idles only
+//             while none is ready (list scheduling)
 // With units in order the makespan is the longest path through dependencies and orders; no schedule that keeps the
 // orders is shorter.
 #pragma once
@@ -22,7 +23,7 @@ class EventDag {
 
   UnitId add_unit(std::string name, Order order);
   // kind: the caller's, for sums. `after` are events added before.
-  EventId add(UnitId unit, double seconds, int kind, std::vector<EventId> after);
+  EventId add(UnitId unit, double seconds, int kind, std::vector<EventId> after, int rank = 0);
 
   struct Unit {
     std::string name;
@@ -33,6 +34,7 @@ class EventDag {
     double seconds = 0;
     int kind = 0;
     std::vector<EventId> after;
+    int rank = 0;
   };
   const std::vector<Unit>& units() const { return units_; }
   const std::vector<Event>& events() const { return events_; }

@@ -37,6 +37,7 @@ struct MachineProfile {
   bool direct_io = true;     // false: read through the page cache, so that the disk figures mean little
   std::vector<DiskRate> disk;
   double disk_latency_s = 0;                  // of one small read on an idle disk
+  double first_touch_s_per_byte = 0;          // of memory the process has not used yet, where the system has it at hand
   double compute_slowdown_while_reading = 1;  // a matrix product\'s time beside full reading, over its time alone
   double ram_bytes_per_s = 0;                 // reading, all threads
   double byte_products_per_s = 0;             // the peak of 8-bit multiplications, one core

@@ -83,12 +83,14 @@ class Builder {
          int micro_batch = -1) {
     after.erase(std::remove(after.begin(), after.end(), -1), after.end());
     notes_.push_back({layer, micro_batch});
-    return dag_.add(unit, seconds, static_cast<int>(component), std::move(after));
+    // What attention waits for is short and goes first: experts and loads have time.
+    const int rank = component == Component::kExperts || component == Component::kLoad ? 1 : 0;
+    return dag_.add(unit, seconds, static_cast<int>(component), std::move(after), rank);
   }
 
   // Seconds and groups of each layer, for one micro-batch.
   void prepare() {
-    const PassWork& work = iteration_.pass;
+    const PassWork work = iteration_.pass + iteration_.prompt;
     const double tokens = work.tokens / iteration_.micro_batches;
     for (const LayerCost& layer : cost_.layers) {
       Groups groups;
@@ -103,8 +105,13 @@ class Builder {
       groups_.push_back(groups);
       dense_s_.push_back(layer.dense.at(tokens));
     }
-    attention_s_ =
-        cost_.attention.seconds(work.token_keys / iteration_.micro_batches, work.keys / iteration_.micro_batches);
+    const PassWork& attended = platform_.device ? iteration_.pass : work;
+    attention_s_ = cost_.attention.seconds(attended.token_keys / iteration_.micro_batches,
+                                           attended.keys / iteration_.micro_batches);
+    if (platform_.device) {
+      prompt_attention_s_ = platform_.prompt_attention.seconds(iteration_.prompt.token_keys / iteration_.micro_batches,
+                                                               iteration_.prompt.keys / iteration_.micro_batches);
+    }
     head_s_ = cost_.head.at(work.heads);
     if (platform_.device || iteration_.pipeline == Pipeline::kOnDemand) return;
     // What is computed while the processor serves reads takes longer.
@@ -143,17 +150,33 @@ class Builder {
   // Experts of a layer for all micro-batches, after what each waits for. Returns what each ends with.
   std::vector<Id> add_experts(int layer, std::vector<Id> ends, Id known) {
     const Groups& groups = groups_[layer];
+    const bool all_first = on_demand() || groups.loaded * groups.count <= iteration_.buffer_experts;
+    std::vector<Id> loads(static_cast<size_t>(groups.count), -1);
+    if (groups.loaded > 0 && all_first) {
+      for (Id& load : loads) load = add_load(layer, known);
+    }
     // On demand nothing is computed until everything is there.
-    Id load = -1;
-    for (int g = 0; g < groups.count && on_demand() && groups.loaded > 0; ++g) load = add_load(layer, known);
-    for (int g = 0; g < groups.count; ++g) {
-      if (!on_demand() && groups.loaded > 0) load = add_load(layer, known);
+    if (on_demand()) std::fill(loads.begin(), loads.end(), loads.back());
+    if (all_first) {
+      // One micro-batch after the other, so that the first one's next attention can begin.
+      std::vector<Id> last(loads.size(), -1);
       for (size_t m = 0; m < ends.size(); ++m) {
-        ends[m] = add(main_, groups.compute_s, Component::kExperts, {ends[m], load}, layer, static_cast<int>(m));
+        for (size_t g = 0; g < loads.size(); ++g) last[g] = ends[m] = add_group(layer, m, ends[m], loads[g]);
       }
-      if (groups.loaded > 0) in_buffer_.push_back({ends.back(), groups.loaded});
+      for (size_t g = 0; g < loads.size() && groups.loaded > 0; ++g) in_buffer_.push_back({last[g], groups.loaded});
+      return ends;
+    }
+    for (int g = 0; g < groups.count; ++g) {
+      const Id load = add_load(layer, known);
+      for (size_t m = 0; m < ends.size(); ++m) ends[m] = add_group(layer, m, ends[m], load);
+      in_buffer_.push_back({ends.back(), groups.loaded});
     }
     return ends;
+  }
+
+  Id add_group(int layer, size_t micro_batch, Id before, Id load) {
+    return add(main_, groups_[layer].compute_s, Component::kExperts, {before, load}, layer,
+               static_cast<int>(micro_batch));
   }
 
   Id add_iteration(Id before) {
@@ -197,15 +220,16 @@ class Builder {
     const double out_s = tokens * platform_.activation_bytes_out / platform_.link_bytes_per_s;
     const double in_s = tokens * platform_.activation_bytes_in / platform_.link_bytes_per_s;
     const double pre_s = dense_s_[layer] * platform_.pre_attention_share;
+    const double post_s = dense_s_[layer] - pre_s;
     for (size_t m = 0; m < ends.size(); ++m) {
       const int micro_batch = static_cast<int>(m);
       std::vector<Id> after = {ends[m]};
       if (layer == 0) after = drafted;
-      Id at = add(main_, pre_s, Component::kDense, after, layer, micro_batch);
+      Id at = add(main_, pre_s + prompt_attention_s_, Component::kDense, after, layer, micro_batch);
       at = add(back_, out_s, Component::kActivations, {at}, layer, micro_batch);
       at = add(processor_, attention_s_, Component::kAttention, {at}, layer, micro_batch);
       at = add(link_, in_s, Component::kActivations, {at}, layer, micro_batch);
-      ends[m] = add(main_, dense_s_[layer] - pre_s, Component::kDense, {at}, layer, micro_batch);
+      ends[m] = add(main_, post_s, Component::kDense, {at}, layer, micro_batch);
     }
   }
 
@@ -223,6 +247,7 @@ class Builder {
   std::vector<Groups> groups_;
   std::vector<double> dense_s_;
   double attention_s_ = 0;
+  double prompt_attention_s_ = 0;
   double head_s_ = 0;
   double buffered_ = 0;  // experts in the buffer or on their way
   std::deque<Buffered> in_buffer_;

@@ -38,6 +38,7 @@ struct Platform {
   double activation_bytes_out = 0;   // per token and layer, queries, keys and values
   double activation_bytes_in = 0;    // the same, attention's result
   double pre_attention_share = 0.6;  // of a layer's dense work, what comes before attention
+  AttentionCost prompt_attention{};  // a layer's, of prompts: these are the device's, their keys being there already
 };
 
 struct DraftWork {
@@ -47,7 +48,8 @@ struct DraftWork {
 
 struct Iteration {
   Pipeline pipeline = Pipeline::kStreamed;
-  PassWork pass;
+  PassWork pass;    // of windows
+  PassWork prompt;  // that rides along
   int micro_batches = 1;
   double resident_experts = 0;  // of each layer, the most popular: never loaded
   double buffer_experts = 0;    // that hold what is loaded, at least a layer's

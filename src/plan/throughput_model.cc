@@ -5,10 +5,13 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/check.h"
+#include "plan/compute_time.h"
+
 namespace drafthorse {
 namespace {
 
-// As in prediction.cc: of ggml's share of a layer.
+// As in compute_time.cc: of ggml's share of a layer.
 constexpr int kNodesPerLayer = 24;
 constexpr int kPassesPerLayer = 8;
 
@@ -30,6 +33,7 @@ const KernelProfile* find_kernel(const MachineProfile& machine, const std::strin
 CostCurve matrix_cost(const std::vector<KernelRate>& rates, double weights) {
   std::vector<CostCurve::Point> points;
   for (const KernelRate& rate : rates) {
+    if (!points.empty() && rate.tokens <= points.back().count) continue;  // a profile that somebody wrote
     points.push_back({static_cast<double>(rate.tokens), weights * rate.seconds_per_weight});
   }
   return CostCurve(std::move(points));
@@ -37,7 +41,7 @@ CostCurve matrix_cost(const std::vector<KernelRate>& rates, double weights) {
 
 std::vector<double> popularity_of(const ModelWork& model, double skew) {
   for (const LayerWork& layer : model.layers) {
-    if (layer.n_expert > 0) return expert_popularity(layer.n_expert, model.n_expert_used, skew);
+    if (layer.n_expert > 0) return expert_shares(layer.n_expert, model.n_expert_used, skew);
   }
   return {};
 }
@@ -64,6 +68,22 @@ double kv_bytes_per_layer(const ModelWork& model, const ModelCostOptions& option
 }
 
 }  // namespace
+
+std::vector<double> expert_shares(int experts, int used, double skew) {
+  CHECK(experts > 0 && used > 0 && used <= experts && skew >= 0);
+  // Whose share exceeds 1 has 1, the others divide what is left.
+  std::vector<double> shares(static_cast<size_t>(experts), 1.0);
+  const auto shape = [&](int rank) { return std::exp(-skew * (rank + 0.5) / experts); };
+  for (int always = 0; always < used; ++always) {
+    double rest = 0;
+    for (int i = always; i < experts; ++i) rest += shape(i);
+    const double scale = (used - always) / rest;
+    if (scale * shape(always) > 1) continue;
+    for (int i = always; i < experts; ++i) shares[i] = scale * shape(i);
+    return shares;
+  }
+  return shares;  // used == experts
+}
 
 double AttentionCost::seconds(double token_keys, double keys) const {
   return std::max(s_per_token_key * token_keys, s_per_key * keys);
@@ -128,14 +148,40 @@ PassWork operator+(const PassWork& a, const PassWork& b) {
   return {a.tokens + b.tokens, a.token_keys + b.token_keys, a.keys + b.keys, a.heads + b.heads};
 }
 
-PassSeconds pass_seconds(const ModelCost& cost, const PassWork& work) {
+namespace {
+
+// of(layer): seconds of dense work and of experts. Most layers are like the one before.
+template <typename Of>
+PassSeconds sum_layers(const ModelCost& cost, const Of& of) {
   PassSeconds out;
-  for (const LayerCost& layer : cost.layers) {
-    out.dense += layer.dense.at(work.tokens);
-    if (layer.experts > 0) out.experts += experts_seconds(layer, cost.popularity, work.tokens);
+  std::pair<double, double> seconds;
+  for (size_t i = 0; i < cost.layers.size(); ++i) {
+    if (i == 0 || !(cost.layers[i] == cost.layers[i - 1])) seconds = of(cost.layers[i]);
+    out.dense += seconds.first;
+    out.experts += seconds.second;
   }
+  return out;
+}
+
+}  // namespace
+
+PassSeconds pass_seconds(const ModelCost& cost, const PassWork& work) {
+  PassSeconds out = sum_layers(cost, [&](const LayerCost& layer) {
+    return std::pair(layer.dense.at(work.tokens),
+                     layer.experts > 0 ? experts_seconds(layer, cost.popularity, work.tokens) : 0);
+  });
   out.attention = static_cast<double>(cost.layers.size()) * cost.attention.seconds(work.token_keys, work.keys);
   out.head = cost.head.at(work.heads);
+  return out;
+}
+
+PassSeconds weight_seconds(const ModelCost& cost, const PassWork& work) {
+  if (work.tokens <= 0) return {};
+  const double used = experts_used(cost.popularity, work.tokens);
+  PassSeconds out = sum_layers(cost, [&](const LayerCost& layer) {
+    return std::pair(layer.dense.base(), layer.experts > 0 ? used * layer.expert.base() : 0);
+  });
+  if (work.heads > 0) out.head = cost.head.base();
   return out;
 }
 

@@ -13,14 +13,22 @@
 #include "base/status.h"
 #include "plan/cost_curve.h"
 #include "plan/machine_profile.h"
-#include "plan/prediction.h"
 
 namespace drafthorse {
+
+struct ModelWork;
+
+// How unevenly texts use a layer's experts: of E experts the i-th most popular is used by a token with probability
+//     min(1, c exp(-skew (i + 1/2) / E)),     c such that they add up to the experts used per token.
+// Measured on the demo pair. Over many texts at once use is evener, but then every expert is used anyway.
+inline constexpr double kExpertSkew = 3.8;
+std::vector<double> expert_shares(int experts, int used, double skew);
 
 struct LayerCost {
   CostCurve dense;   // by tokens: projections, router, shared experts or dense FFN, norms
   CostCurve expert;  // by rows: one routed expert
   int experts = 0;   // 0: a dense layer
+  bool operator==(const LayerCost&) const = default;
 };
 
 // One layer's attention: the slower of arithmetic and reading.
@@ -40,7 +48,7 @@ struct ModelCost {
 };
 
 struct ModelCostOptions {
-  double skew = kDefaultSkew;   // how unevenly a text uses a layer's experts (prediction.h)
+  double skew = kExpertSkew;
   double kv_bytes_per_key = 0;  // of one position, all layers
 };
 
@@ -73,6 +81,8 @@ struct PassSeconds {
   double total() const { return dense + attention + experts + head; }
 };
 PassSeconds pass_seconds(const ModelCost& cost, const PassWork& work);
+// Of these what does not depend on tokens but on being done at all: reading weights.
+PassSeconds weight_seconds(const ModelCost& cost, const PassWork& work);
 
 // Of one layer, mean over experts: distinct experts that so many tokens use, and of those the ones that are not among
 // the `resident` most popular.

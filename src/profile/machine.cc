@@ -35,6 +35,7 @@ Result<MachineProfile> measure_machine(const MeasureOptions& options, const Meas
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
   RETURN_IF_ERROR(measure_disk(options, profile, progress));
   RETURN_IF_ERROR(measure_overlap(options, profile));
+  RETURN_IF_ERROR(measure_first_touch(profile));
   RETURN_IF_ERROR(measure_kernels(options, profile, progress));
   measure_graph(profile.threads, profile);
   return profile;

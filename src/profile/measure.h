@@ -33,6 +33,8 @@ std::string machine_name();
 Status measure_disk(const MeasureOptions& options, MachineProfile& profile, const MeasureProgress& progress);
 // What reading costs computing.
 Status measure_overlap(const MeasureOptions& options, MachineProfile& profile);
+// What memory costs when it is used for the first time.
+Status measure_first_touch(MachineProfile& profile);
 // RAM and kernels.
 Status measure_kernels(const MeasureOptions& options, MachineProfile& profile, const MeasureProgress& progress);
 

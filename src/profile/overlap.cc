@@ -19,6 +19,7 @@ namespace {
 constexpr int64_t kColumns = 2048;
 constexpr int64_t kRows = 2048;
 constexpr uint64_t kMatrix = kColumns * kRows * sizeof(float);
+constexpr int kRounds = 4;
 constexpr uint64_t kMatrices = 24;  // 384 MiB, more than caches hold
 
 // Products of a matrix with one token, as many as there is time for. Calls `between` after each. Seconds for one: the
@@ -60,7 +61,6 @@ Status measure_overlap(const MeasureOptions& options, MachineProfile& profile) {
   WorkerPool pool(profile.threads);
   const auto nothing = [] {};
   product_seconds(weights, pool, options.seconds / 4, nothing);
-  const double alone = product_seconds(weights, pool, options.seconds, nothing);
   std::mt19937_64 random(1);
   const uint64_t pieces = files->bytes(0) / kReadPieceBytes;
   const auto submit = [&](uint64_t tag) {
@@ -68,13 +68,19 @@ Status measure_overlap(const MeasureOptions& options, MachineProfile& profile) {
                               destination.data() + tag * kReadPieceBytes, tag};
     queue->submit({&request, 1});
   };
-  for (uint64_t tag = 0; tag < queue->capacity(); ++tag) submit(tag);
   std::vector<ReadCompletion> done(queue->capacity());
-  const double reading = product_seconds(weights, pool, options.seconds, [&] {
-    const size_t count = queue->reap(done, false);
-    for (size_t i = 0; i < count; ++i) submit(done[i].tag);
-  });
-  while (queue->in_flight() > 0) queue->reap(done, true);
+  // In turn: a machine that changes meanwhile changes both.
+  double alone = 0;
+  double reading = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    alone += product_seconds(weights, pool, options.seconds / kRounds, nothing);
+    for (uint64_t tag = 0; tag < queue->capacity(); ++tag) submit(tag);
+    reading += product_seconds(weights, pool, options.seconds / kRounds, [&] {
+      const size_t count = queue->reap(done, false);
+      for (size_t i = 0; i < count; ++i) submit(done[i].tag);
+    });
+    while (queue->in_flight() > 0) queue->reap(done, true);
+  }
   profile.compute_slowdown_while_reading = std::max(1.0, reading / alone);
   return {};
 }

@@ -66,6 +66,13 @@ struct PlaneFit {
   }
 };
 
+// The table's value for `at` tokens, 1 or more, fractions included.
+double look_up(const std::vector<double>& table, double at) {
+  if (table.size() == 1) return table.front() * at;
+  const size_t left = std::min(static_cast<size_t>(at) - 1, table.size() - 2);
+  return std::max(0.0, table[left] + (table[left + 1] - table[left]) * (at - 1 - static_cast<double>(left)));
+}
+
 int distinct(const std::vector<ExpertId>& used) {
   std::vector<ExpertId> sorted = used;
   std::sort(sorted.begin(), sorted.end());
@@ -73,6 +80,19 @@ int distinct(const std::vector<ExpertId>& used) {
 }
 
 }  // namespace
+
+double ComputeCost::stage(int tokens) const {
+  return stage_table.empty() ? stage_s + stage_token_s * tokens : look_up(stage_table, tokens);
+}
+
+double ComputeCost::experts(int experts, int rows) const {
+  if (expert_table.empty()) return expert_s * experts + expert_row_s * rows;
+  return experts > 0 ? experts * look_up(expert_table, static_cast<double>(rows) / experts) : 0;
+}
+
+double ComputeCost::head(int tokens) const {
+  return head_table.empty() ? head_s + head_token_s * tokens : look_up(head_table, tokens);
+}
 
 ComputeCost measured_cost(const RoutingTrace& trace) {
   ComputeCost cost;

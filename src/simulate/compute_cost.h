@@ -1,5 +1,8 @@
-// What computing costs in a replay, as lines in the number of tokens and of experts. Seconds.
+// What computing costs in a replay, in the number of tokens and of experts: lines, or tables of what was measured.
+// Seconds.
 #pragma once
+
+#include <vector>
 
 #include "schedule/routing_trace.h"
 
@@ -17,9 +20,17 @@ struct ComputeCost {
   double head_s = 0;
   double head_token_s = 0;
 
-  double stage(int tokens) const { return stage_s + stage_token_s * tokens; }
-  double experts(int experts, int rows) const { return expert_s * experts + expert_row_s * rows; }
-  double head(int tokens) const { return head_s + head_token_s * tokens; }
+  // In place of the lines where they are not empty: seconds for 1, 2, .. tokens, or rows of an expert; beyond the last
+  // the last step goes on.
+  std::vector<double> stage_table;
+  std::vector<double> expert_table;
+  std::vector<double> head_table;
+
+  double slowdown_while_reading = 1;  // of all of it, while anything is being read
+
+  double stage(int tokens) const;
+  double experts(int experts, int rows) const;
+  double head(int tokens) const;
 };
 
 // What the recording machine took, by least squares over all cycles. In all, the sums of each part are the recorded

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
+#include <unordered_set>
 
 #include "base/check.h"
 
@@ -21,6 +22,7 @@ class LinkQueue final : public ReadQueue {
   void submit(std::span<const ReadRequest> requests) override {
     CHECK(in_flight() + requests.size() <= capacity());
     for (const ReadRequest& request : requests) {
+      touch(request);
       // Kept as a fraction of a nanosecond: a thousand roundings would add up.
       const double now = static_cast<double>(clock_.now_ns());
       const double transfer = request.bytes / options_.bytes_per_s * 1e9;
@@ -43,6 +45,14 @@ class LinkQueue final : public ReadQueue {
   }
 
  private:
+  void touch(const ReadRequest& request) {
+    if (options_.first_touch_s_per_byte == 0 || !touched_.insert(request.destination).second) return;
+    touching_ns_ += options_.first_touch_s_per_byte * request.bytes * 1e9;
+    const double whole = std::floor(touching_ns_);
+    clock_.advance_by(static_cast<int64_t>(whole));
+    touching_ns_ -= whole;
+  }
+
   struct Pending {
     uint64_t tag = 0;
     uint32_t bytes = 0;
@@ -53,6 +63,8 @@ class LinkQueue final : public ReadQueue {
   const LinkOptions options_;
   const size_t capacity_;
   double link_free_ns_ = 0;
+  double touching_ns_ = 0;                        // not yet on the clock
+  std::unordered_set<const std::byte*> touched_;  // where reads went to; slots are read into at the same places again
   std::deque<Pending> pending_;
 };
 

@@ -54,7 +54,7 @@ class Replay {
   bool tell(const TracedScore& score, int token);
   void work(double s) {
     // Fractions of a nanosecond are kept: rounded away they would add up.
-    worked_ns_ += s * 1e9;
+    worked_ns_ += s * 1e9 * (queue_->in_flight() > 0 ? options_.cost.slowdown_while_reading : 1);
     const double whole = std::floor(worked_ns_);
     clock_.advance_by(static_cast<int64_t>(whole));
     worked_ns_ -= whole;
@@ -310,18 +310,18 @@ int Replay::choose_depth(const RecordedWindows& windows) {
   return depth_policy_->next(rooms).depth;
 }
 
-void add(const WindowGuesses& from, WindowGuesses& to) {
+void add_guesses(const WindowGuesses& from, WindowGuesses& to) {
   to.drafted += from.drafted;
   to.agreement_drawn += from.agreement_drawn;
   to.routing_stood_in += from.routing_stood_in;
   to.without_scores += from.without_scores;
 }
 
-void add(const LayerCacheStats& from, LayerCacheStats& to) { to = sum({from, to}); }
-
 void Replay::run_text(const TracedText& text) {
   cache_->reset_stats();
+  const int64_t start = clock_.now_ns();
   for (const TracedPrompt& prompt : text.prompt) run_prompt(prompt);
+  result_.prompt_s += seconds(clock_.now_ns() - start);
   if (depth_policy_ && depth_policy_->cycles() == 0 && text.agreement && !depth_policy_->policy(0).primed()) {
     depth_policy_->prime(0, {text.agreement->agreed, text.agreement->positions, text.agreement->distinct_by_window});
   }
@@ -331,11 +331,14 @@ void Replay::run_text(const TracedText& text) {
   before_s_ = 0;
   RecordedWindows windows(text, trace_.model.n_expert_used);
   while (!windows.at_end()) {
+    const bool first = windows.room() + 1 == windows.positions();
+    const double before_s = result_.seconds;
     run_cycle(options_.depth == ReplayDepth::kRecorded ? windows.as_recorded()
                                                        : windows.at_depth(choose_depth(windows)));
+    if (first) result_.first_cycle_s += result_.seconds - before_s;
   }
-  add(windows.guesses(), result_.guesses);
-  add(sum(cache_->stats()), result_.cache);
+  add_guesses(windows.guesses(), result_.guesses);
+  result_.cache = sum({result_.cache, sum(cache_->stats())});
   // Prompts read what they like, so the bound begins anew after each.
   const uint64_t least_bytes = least_expert_bytes();
   const BeladyBound bound =
@@ -367,6 +370,24 @@ void ReplayOptions::take(const SchedulePolicy& policy) {
   prefetch = policy.prefetch;
   eviction = policy.eviction;
   adaptive_shares = policy.adaptive_shares;
+}
+
+void ReplayResult::add(const ReplayResult& other) {
+  tokens += other.tokens;
+  cycles += other.cycles;
+  drafted += other.drafted;
+  accepted += other.accepted;
+  seconds += other.seconds;
+  draft_s += other.draft_s;
+  stall_s += other.stall_s;
+  prompt_s += other.prompt_s;
+  first_cycle_s += other.first_cycle_s;
+  cache = sum({cache, other.cache});
+  add_guesses(other.guesses, guesses);
+  bound.misses += other.bound.misses;
+  bound.seconds += other.bound.seconds;
+  bound_bytes += other.bound_bytes;
+  without_scores = without_scores || other.without_scores;
 }
 
 double ReplayResult::hit_rate() const {

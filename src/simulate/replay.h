@@ -43,10 +43,12 @@ struct ReplayResult {
   int64_t cycles = 0;
   int64_t drafted = 0;
   int64_t accepted = 0;
-  double seconds = 0;
-  double draft_s = 0;
+  double seconds = 0;  // of all cycles
+  double draft_s = 0;  // of it
   double stall_s = 0;
-  LayerCacheStats cache;  // of all layers
+  double prompt_s = 0;       // of all texts, the target alone
+  double first_cycle_s = 0;  // of each text's first cycle, together
+  LayerCacheStats cache;     // of all layers
   WindowGuesses guesses;
   BeladyBound bound;  // for the same windows
   uint64_t bound_bytes = 0;
@@ -55,6 +57,7 @@ struct ReplayResult {
   uint64_t bytes() const { return cache.bytes_demanded + cache.bytes_prefetched; }
   double per_token(double value) const { return tokens > 0 ? value / static_cast<double>(tokens) : 0; }
   double hit_rate() const;  // in-flight hits included
+  void add(const ReplayResult& other);
 };
 
 // kUsage where the policy's parts have no such names; kMemory where the slots' address space cannot be had.

@@ -52,6 +52,31 @@ TEST(Replay, CountsAsByHand) {
   EXPECT_NEAR(result.bound.seconds, 12e-3, 1e-12);
 }
 
+TEST(Replay, TablesStandForLines) {
+  ReplayOptions options = plain_options(2);
+  options.cost = {};
+  options.cost.stage_table = {1e-3, 5e-3};
+  options.cost.expert_table = {2e-3, 5e-3};
+  options.cost.head_table = {3e-3, 5e-3};
+  const ReplayResult result = replayed(by_hand(), options);
+  EXPECT_NEAR(result.seconds, 3 * (2 * 1e-3 + 2 * 2e-3 + 3e-3) + 3 * kReadS, 1e-12);
+  // Between its points and beyond them a table is a line, by the rows of each expert.
+  EXPECT_NEAR(options.cost.experts(2, 3), 2 * 3.5e-3, 1e-12);
+  EXPECT_NEAR(options.cost.stage(4), 13e-3, 1e-12);
+}
+
+TEST(Replay, MemoryTakesTimeWhenItIsUsedForTheFirstTime) {
+  ReplayOptions options = plain_options(2);
+  const ReplayResult before = replayed(by_hand(), options);
+  options.link.first_touch_s_per_byte = 1e-6;
+  const ReplayResult after = replayed(by_hand(), options);
+  // The prompt reads into both slots, and what follows into the same ones.
+  EXPECT_NEAR(after.prompt_s - before.prompt_s, 2 * 0x1p20 * 1e-6, 0.1 * 0x1p20 * 1e-6);
+  EXPECT_NEAR(after.seconds, before.seconds, 1e-9);
+  EXPECT_GT(before.prompt_s, 0);
+  EXPECT_NEAR(before.first_cycle_s, 4e-3 + kReadS, 1e-9);
+}
+
 TEST(Replay, LatencyAndMoreSlots) {
   ReplayOptions options = plain_options(2);
   options.link.latency_ns = 1'000'000;

@@ -12,7 +12,7 @@ import unittest
 from support import Setup
 
 SUITES = ("messages", "prompts", "statistics", "interrupts", "budget", "damage", "inspect", "plan", "simulate",
-          "trace", "help", "sampling", "chat", "bench", "calibrate")
+          "trace", "help", "sampling", "chat", "bench", "batch", "calibrate")
 
 
 def main():

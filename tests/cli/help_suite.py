@@ -12,7 +12,7 @@ import unittest
 from support import PROMPT, CliTestCase, Setup, command, execute, run
 
 USAGE = 2
-COMMANDS = ("run", "plan", "bench", "inspect", "calibrate", "profile", "simulate", "completion", "man")
+COMMANDS = ("run", "plan", "batch", "bench", "inspect", "calibrate", "profile", "simulate", "completion", "man")
 
 
 class Zsh:

@@ -81,10 +81,11 @@ class Planning(CliTestCase):
         plan = self.planned("-d", Setup.draft(), "--acceptance", "0.9")
         self.assertEqual(plan["prediction"]["by_depth"][0]["depth"], 0)
         self.assertGreater(len(plan["prediction"]["by_depth"]), 5)
+        self.assertEqual(plan["prediction"]["best"]["depth"], "auto")
         self.assertEqual(plan["assumed"]["acceptance"], 0.9)
         self.assertEqual(self.planned("-d", Setup.draft(), "--draft-depth", "3")["prediction"]["best"]["depth"], 3)
         hopeless = self.planned("-d", Setup.draft(), "--acceptance", "0")
-        self.assertEqual(hopeless["prediction"]["best"]["depth"], 0)
+        self.assertLess(hopeless["prediction"]["best"]["drafted_per_cycle"], 0.5)
         self.assertEqual(len(self.planned()["prediction"]["by_depth"]), 1)
 
     def test_learns_from_a_run(self):
@@ -142,6 +143,57 @@ class Planning(CliTestCase):
                 self.assertGreater(plan["prediction"]["best"]["tokens_per_s"], 0)
             else:
                 self.assertIn("drafthorse profile", plan["no_prediction"], text[:200])
+
+    def test_batch(self):
+        flags = ("--batch", "--ctx", "256", "--prompt-tokens", "40", "-n", "60")
+        budget = least_budget("--ctx", "256") + (96 << 20)
+        plan = self.planned(*flags, "--ram", budget)
+        best = plan["best"]
+        self.assertEqual(plan["assumed"]["prompt_tokens"], 40)
+        self.assertEqual({one["depth"] for one in plan["candidates"]}, {0})
+        for one in plan["candidates"]:
+            self.assertLessEqual(one["memory_bytes"], plan["ram_budget_bytes"])
+            self.assertLessEqual(one["tokens_per_s"], best["tokens_per_s"])
+            self.assertAlmostEqual(sum(one["critical_s"].values()), one["iteration_s"], delta=1e-6 * one["iteration_s"])
+            self.assertEqual(one["limit"], max(one["critical_s"], key=one["critical_s"].get))
+        self.assertLessEqual(plan["layer_by_layer"]["tokens_per_s"], best["tokens_per_s"])
+        self.assertEqual(self.planned(*flags, "--ram", budget, "--sequences", "3")["best"]["sequences"], 3)
+        self.assertLessEqual(self.planned(*flags, "--requests", "5")["best"]["sequences"], 5)
+        smaller = self.planned(*flags, "--ram", budget, "--kv", "q8_0")["candidates"]
+        self.assertGreaterEqual(max(one["sequences"] for one in smaller), best["sequences"])
+
+    def test_batch_with_a_draft(self):
+        flags = ("--batch", "-d", Setup.draft(), "--ctx", "256", "--prompt-tokens", "40", "-n", "60")
+        plan = self.planned(*flags, "--acceptance", "0.9")
+        self.assertEqual({one["depth"] for one in plan["candidates"]}, set(range(11)))
+        self.assertEqual(plan["without_draft"]["depth"], 0)
+        self.assertGreaterEqual(plan["best"]["tokens_per_s"], plan["without_draft"]["tokens_per_s"])
+        self.assertEqual(self.planned(*flags, "--draft-depth", "3")["best"]["depth"], 3)
+        text = self.plan(*flags).out.decode()
+        for words in ("at once", "what limits", "against no draft", "layer by layer", "by depth", "by sequences"):
+            self.assertIn(words, text)
+
+    def test_batch_on_the_papers_machines(self):
+        def plan(*arguments):
+            return execute([Setup.binary, "plan", *arguments])
+
+        long = json.loads(plan("--hardware", "a30", "--prompt-tokens", "566", "-n", "1024", "--json").out)
+        self.assertEqual(max(one["sequences"] for one in long["candidates"]), 824)
+        long = json.loads(plan("--hardware", "rtx4090d", "--prompt-tokens", "566", "-n", "1024", "--json").out)
+        self.assertEqual(max(one["sequences"] for one in long["candidates"]), 515)
+        text = plan("--hardware", "a30", "--stack", "paper", "--prompt-tokens", "512", "-n", "128").out.decode()
+        for words in ("target, pipelined", "4.390", "1.53x in the paper"):
+            self.assertIn(words, text)
+        self.assert_refused(plan("--hardware", "h100"), USAGE, "a30")
+        self.assert_refused(plan("--hardware", "a30", "--ram", "8G"), USAGE, "--ram")
+
+    def test_batch_refusals(self):
+        self.assert_refused(execute([Setup.binary, "plan", "--batch"]), USAGE, "no model")
+        self.assert_refused(self.plan("--batch", "--ram", "1M"), MEMORY, "at least --ram")
+        self.assert_refused(self.plan("--batch", "--prompt-tokens", "4000", "-n", "4000", "--ctx", "512"), USAGE, "512")
+        self.assert_refused(self.plan("--batch", "--kv", "q3"), USAGE, "q3")
+        self.assert_refused(self.plan("--batch", "--sequences", "0"), USAGE, "--sequences")
+        self.assert_refused(self.plan("--batch", "--profile", self.folder / "none"), FILE, "drafthorse profile")
 
     def test_refusals(self):
         self.assert_refused(execute([Setup.binary, "plan"]), USAGE, "no model")

@@ -1,4 +1,4 @@
-#include "plan/what_helps.h"
+#include "simulate/what_helps.h"
 
 #include <fmt/format.h>
 
@@ -11,14 +11,8 @@ namespace {
 
 constexpr double kWorthHaving = 1.05;
 constexpr const char* kSmallType = "q4_K";
+constexpr int kDraftedWindow = 65;  // that a draft of the deepest kind makes
 constexpr const char* kDraftType = "q4_0";
-
-double bytes_per_weight(const MachineProfile& machine, const std::string& type) {
-  for (const KernelProfile& kernel : machine.kernels) {
-    if (kernel.type == type) return kernel.bytes_per_weight;
-  }
-  return 0;
-}
 
 // Bytes of all experts and matrices.
 double model_bytes(const MachineProfile& machine, const ModelWork& model) {
@@ -61,12 +55,12 @@ int slots_in(uint64_t room, uint64_t slot_bytes, int total) {
 
 }  // namespace
 
-std::vector<Suggestion> what_helps(const PredictionInput& input, const Memory& memory, const Prediction& now) {
+std::vector<Suggestion> what_helps(const PredictionInput& input, const Memory& memory, const SpeedPrediction& now) {
   std::vector<Suggestion> out;
   const auto try_out = [&](const PredictionInput& changed, const std::string& what) {
-    const Result<Prediction> then = predict(changed);
-    if (!then.ok() || then->best.tokens_per_s < kWorthHaving * now.best.tokens_per_s) return;
-    out.push_back({what, then->best.tokens_per_s});
+    const Result<SpeedPrediction> then = predict_speed(changed);
+    if (!then.ok() || then->tokens_per_s < kWorthHaving * now.tokens_per_s) return;
+    out.push_back({what, then->tokens_per_s});
   };
   const uint64_t room = memory.budget_bytes - std::min(memory.budget_bytes, memory.fixed_bytes);
   if (input.slots < memory.total_experts) {
@@ -98,7 +92,9 @@ std::vector<Suggestion> what_helps(const PredictionInput& input, const Memory& m
     drafted.draft = input.target;
     if (shrink(input.machine, kDraftType, true, *drafted.draft)) {
       const auto bytes = static_cast<uint64_t>(model_bytes(input.machine, *drafted.draft));
-      drafted.acceptance = kSameModelAcceptance;
+      drafted.foreseen = true;
+      drafted.max_window = std::max(drafted.max_window, kDraftedWindow);
+      drafted.text.acceptance = kSameModelAcceptance;
       drafted.depth.reset();
       drafted.slots = slots_in(room - std::min(room, bytes), memory.slot_bytes, memory.total_experts);
       if (memory.slot_bytes == 0 || drafted.slots >= 2) {

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "plan/prediction.h"
+#include "simulate/prediction.h"
 
 namespace drafthorse {
 
@@ -21,6 +21,6 @@ struct Suggestion {
 };
 
 // Those that promise a gain worth having, the greatest first. `now`: as predicted without any.
-std::vector<Suggestion> what_helps(const PredictionInput& input, const Memory& memory, const Prediction& now);
+std::vector<Suggestion> what_helps(const PredictionInput& input, const Memory& memory, const SpeedPrediction& now);
 
 }  // namespace drafthorse
