@@ -120,7 +120,7 @@ class BatchRun {
 
   int write_failures() {
     NoEngine engine;
-    BatchJob job(*input_, *results_, *writer_, {}, engine);
+    BatchJob job(*input_, *results_, *writer_, {}, engine, 0);
     Status status = job.run([] {});
     if (status.ok()) status = results_->finish();
     if (!status.ok()) return fail(console_, status);
@@ -164,7 +164,8 @@ class BatchRun {
 
   int work() {
     RealEngine engine(*engine_);
-    BatchJob job(*input_, *results_, *writer_, request_maker(*engine_, *template_, flags_.system), engine);
+    BatchJob job(*input_, *results_, *writer_, request_maker(*engine_, *template_, flags_.system), engine,
+                 engine_->context());
     const Batch& batch = engine.batch();
     SpeedMeter meter;
     meter.note(clock_.now_ns(), 0);
@@ -268,6 +269,8 @@ Ctrl-C, a crash or a loss of power lose what was being generated, nothing else: 
   batch->add_flag("--stats", flags.stats, "show where memory and time went");
   path("--stats-file", flags.stats_file, "write the statistics as JSON");
   add_sampling_flags(*batch, flags.sampling);
+  batch->get_option("--seed")->description(
+      "the same seed gives the same text; default: one for each request, made from its custom_id");
   // Texts of a batch do not depend on what was drafted.
   batch->remove_option(batch->get_option("--accept"));
   batch

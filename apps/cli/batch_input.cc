@@ -73,7 +73,12 @@ Status BatchInput::read_index() {
 Status BatchInput::add(const FileLine& read) {
   if (read.text.find_first_not_of(" \t\r") == std::string_view::npos) return {};
   RequestLine parsed = parse_request_line(read.text, defaults_);
-  Line line{read.number, read.offset, read.bytes, std::move(parsed.custom_id), parsed.request.has_value()};
+  Line line{.number = read.number,
+            .offset = read.offset,
+            .bytes = read.bytes,
+            .custom_id = std::move(parsed.custom_id),
+            .token_limit = parsed.request ? parsed.request->token_limit : -1,
+            .valid = parsed.request.has_value()};
   if (!line.custom_id.empty()) {
     const auto [earlier, fresh] = by_id_.emplace(line.custom_id, lines_.size());
     if (!fresh) {

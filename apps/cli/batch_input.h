@@ -22,7 +22,8 @@ class BatchInput {
     int64_t offset = 0;
     int64_t bytes = 0;
     std::string custom_id = {};  // empty: none that can be read
-    bool valid = false;     // as far as can be told without the model
+    int64_t token_limit = -1;    // of a valid one; -1: none
+    bool valid = false;          // as far as can be told without the model
   };
 
   // Reads all of it once. "-" is standard input, kept in an unnamed file where it cannot be read again.

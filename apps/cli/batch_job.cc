@@ -14,8 +14,11 @@ constexpr size_t kMostAheadTokens = 1 << 20;
 }  // namespace
 
 BatchJob::BatchJob(const BatchInput& input, ResultsFile& results, ResultWriter& writer, RequestMaker maker,
-                   BatchEngine& engine)
-    : input_(input), results_(results), writer_(writer), maker_(std::move(maker)), engine_(engine) {
+                   BatchEngine& engine, int64_t context)
+    : input_(input), results_(results), writer_(writer), maker_(std::move(maker)), engine_(engine), context_(context) {
+  for (size_t i = 0; i < input.lines().size(); ++i) {
+    if (!results.has(i)) counts_.most_tokens += most_tokens(i);
+  }
   counts_.requests = static_cast<int64_t>(input.lines().size());
   counts_.done = counts_.earlier = results.found();
   counts_.failed = results.found_failed();
@@ -83,6 +86,7 @@ Status BatchJob::write_finished() {
         results_.append(writer_.answer(input_.lines()[index].custom_id, in_flight.chat, result, in_flight.seed)));
     ++counts_.done;
     ++counts_.answered;
+    counts_.answered_most_tokens += most_tokens(index);
     counts_.prompt_tokens += result.prompt_tokens;
     counts_.generated_tokens += result.generated_tokens;
     counts_.accepted_tokens += result.accepted_tokens;
@@ -90,10 +94,17 @@ Status BatchJob::write_finished() {
   return {};
 }
 
+int64_t BatchJob::most_tokens(size_t index) const {
+  const BatchInput::Line& line = input_.lines()[index];
+  if (!line.valid) return 0;
+  return line.token_limit < 0 ? context_ : std::min(line.token_limit, context_);
+}
+
 Status BatchJob::fail(size_t index, const RequestError& error) {
   RETURN_IF_ERROR(results_.append(writer_.failure(input_.lines()[index], error)));
   ++counts_.done;
   ++counts_.failed;
+  counts_.most_tokens -= most_tokens(index);
   return {};
 }
 

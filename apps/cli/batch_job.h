@@ -44,13 +44,16 @@ struct JobCounts {
   int64_t prompt_tokens = 0;
   int64_t generated_tokens = 0;
   int64_t accepted_tokens = 0;
+  // What this job's requests may generate, as far as it is known that they can be answered: all, and those answered.
+  int64_t most_tokens = 0;
+  int64_t answered_most_tokens = 0;
 };
 
 class BatchJob {
  public:
-  // All must outlive it.
-  BatchJob(const BatchInput& input, ResultsFile& results, ResultWriter& writer, RequestMaker maker,
-           BatchEngine& engine);
+  // All must outlive it. context: what a request without a limit may generate at most.
+  BatchJob(const BatchInput& input, ResultsFile& results, ResultWriter& writer, RequestMaker maker, BatchEngine& engine,
+           int64_t context);
 
   // Until all is done, or an error. after_step: called after each of the engine's steps. What had finished before an
   // error is written; the job can be gone on with from the file.
@@ -67,12 +70,14 @@ class BatchJob {
   Status submit(size_t index);
   Status write_finished();
   Status fail(size_t index, const RequestError& error);
+  int64_t most_tokens(size_t index) const;
 
   const BatchInput& input_;
   ResultsFile& results_;
   ResultWriter& writer_;
   RequestMaker maker_;
   BatchEngine& engine_;
+  int64_t context_;
   size_t next_ = 0;  // of the input's lines
   std::unordered_map<int64_t, InFlight> in_flight_;
   std::deque<size_t> submitted_;  // lengths of the last prompts, at least of those that wait

@@ -518,7 +518,7 @@ class Jobs : public BatchFiles {
     auto file = results(in, mode);
     RETURN_IF_ERROR(file.status());
     ResultWriter writer(kModel);
-    BatchJob job(in, **file, writer, FakeEngine::make, engine);
+    BatchJob job(in, **file, writer, FakeEngine::make, engine, 100);
     const Status status = job.run([] {});
     counts_ = job.counts();
     return status;
@@ -628,6 +628,8 @@ TEST(Report, TimeLeft) {
   EXPECT_LT(time_left(counts, 0, 50), 0);
   counts.done = counts.answered = 20;
   counts.generated_tokens = 200;
+  counts.most_tokens = 2000;
+  counts.answered_most_tokens = 400;
   EXPECT_DOUBLE_EQ(time_left(counts, 300, 50), 10);
   EXPECT_DOUBLE_EQ(time_left(counts, 3000, 50), 0);
   EXPECT_LT(time_left(counts, 0, 0), 0);

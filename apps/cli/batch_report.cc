@@ -51,8 +51,9 @@ double SpeedMeter::tokens_per_s() const {
 
 double time_left(const JobCounts& counts, int64_t generating, double tokens_per_s) {
   if (counts.answered == 0 || tokens_per_s <= 0) return -1;
-  const double typical = ratio(counts.generated_tokens, counts.answered);
-  const double to_come = typical * static_cast<double>(counts.requests - counts.done) - static_cast<double>(generating);
+  const double part = ratio(counts.generated_tokens, counts.answered_most_tokens);
+  const double to_come =
+      part * static_cast<double>(counts.most_tokens - counts.answered_most_tokens) - static_cast<double>(generating);
   return std::max(0.0, to_come) / tokens_per_s;
 }
 

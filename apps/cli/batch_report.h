@@ -31,7 +31,8 @@ class SpeedMeter {
   std::deque<Sample> samples_;
 };
 
-// Seconds until all is done, if the requests still to come are like those answered and speed stays; below 0: unknown.
+// Seconds until all is done, if the other requests generate as much of what they may as those answered did and speed
+// stays; below 0: unknown.
 // generating: tokens generated for requests that are not finished.
 double time_left(const JobCounts& counts, int64_t generating, double tokens_per_s);
 

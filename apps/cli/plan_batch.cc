@@ -87,9 +87,8 @@ Result<BatchAdvice> advise_here(const PlanFlags& flags) {
   BatchAdvice advice;
   ASSIGN_OR_RETURN(EngineOptions options,
                    engine_options(EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads,
-                                              flags.draft_depth, flags.drafter}));
+                                              flags.draft_depth, flags.drafter, flags.kv}));
   const BatchJob job = {flags.prompt_tokens, flags.tokens, flags.batch.requests};
-  options.kv_type = flags.batch.kv;
   options.batch = BatchOptions{.sequences = static_cast<int32_t>(flags.batch.sequences),
                                .typical_tokens = job.prompt_tokens + job.output_tokens,
                                .requests = job.requests};
@@ -143,8 +142,9 @@ Result<BatchAdvice> advise_elsewhere(const PlanFlags& flags) {
   advice.acceptance_from = flags.acceptance >= 0 ? "given" : "inferred from the paper's gain on the A30";
   advice.input.acceptance = {advice.acceptance};
   if (flags.draft_depth != "auto") {
-    ASSIGN_OR_RETURN(const EngineOptions options, engine_options(EngineFlags{flags.target, flags.draft, flags.ram, 0, 0,
-                                                                             flags.draft_depth, flags.drafter}));
+    ASSIGN_OR_RETURN(const EngineOptions options,
+                     engine_options(EngineFlags{flags.target, flags.draft, flags.ram, 0, 0, flags.draft_depth,
+                                                flags.drafter, flags.kv}));
     advice.input.depth = options.draft_depth;
     advice.input.max_depth = *options.draft_depth;
   }
@@ -320,10 +320,6 @@ void add_plan_batch_flags(CLI::App& command, PlanBatchFlags& flags) {
   command.add_option("--requests", flags.requests, "requests of the batch in all; default: more than fit at once")
       ->type_name("N")
       ->check(CLI::Range(1, 1 << 30));
-  command.add_option("--kv", flags.kv, "cached keys and values of a batch: f16 or q8_0")
-      ->type_name("TYPE")
-      ->check(one_of(kv_type_names()))
-      ->capture_default_str();
   std::vector<std::string> machines;
   for (const BatchHardware& one : batch_hardware()) machines.push_back(one.name);
   command

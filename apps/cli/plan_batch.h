@@ -14,7 +14,6 @@ struct PlanBatchFlags {
   bool batch = false;
   int64_t sequences = 0;  // 0: chosen
   int64_t requests = 0;   // in all; 0: more than fit
-  std::string kv = "f16";
   std::string hardware;  // empty: this machine
   std::string stack = "native";
 };
