@@ -4,19 +4,20 @@
     bench/plan_against_runs.py judge F.jsonl [...]
 
 `run` measures: each case on several prompts, one row a run. The machine's speed changes from minute to minute, so it is
-profiled between all runs. Where the disk of the profiles before and after a run differs by more
-than --most-drift the run says nothing of a plan: it is repeated, and counted. Memory is touched before each run, as much as
-it may take: where a host takes back what a virtual machine has freed, getting it again can be slower than the disk, and
-would be measured instead of it.
+profiled between all runs. Where the disk differs by more than --most-drift in the profiles before and after a run, the
+run says nothing of a plan: it is repeated, and counted. Memory is touched before each run, as much as it may take: where
+a host takes back what a virtual machine has freed, getting it again can be slower than the disk, and would be measured
+instead of it.
 
-`judge` plans each of these runs and compares: of a case, the median over its runs of planned over measured speed. The disk
-is the mean of the profiles before and after the run. A profile measures each kernel for a fiftieth of a second only, on
-a machine whose speed changes within one, so that all else is the mean of all profiles. "Informed" plans know the run's own hit rate and acceptance (--like): what is left of the
-error is the model of time. Memory is the largest peak.
+`judge` plans each of these runs and compares: of a case, the median over its runs of planned over measured speed. The
+disk is the mean of the profiles before and after the run. A profile measures each kernel for a fiftieth of a second
+only, on a machine whose speed changes within one, so that all else is the mean of all profiles. "Informed" plans know
+the run's own hit rate and acceptance (--like): what is left of the error is the model of time. Memory is the largest
+peak.
 
-BUDGET is a share of the model's routed experts (40%), to which all else is added, or a size in MiB (1500M). Prompts are every
-so-many-th of models/prompts.jsonl, from --first on, so that what a constant was fitted on and what it is judged by can
-be kept apart. Without a draft the model runs alone (--drafter none): that is what is planned.
+BUDGET is a share of the model's routed experts (40%), to which all else is added, or a size in MiB (1500M). Prompts are
+every so-many-th of models/prompts.jsonl, from --first on, so that what a constant was fitted on and what it is judged
+by can be kept apart. Without a draft the model runs alone (--drafter none): that is what is planned.
 """
 
 import argparse
