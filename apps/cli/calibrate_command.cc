@@ -4,7 +4,6 @@
 
 #include <cstdio>
 #include <fstream>
-#include <functional>
 
 #include "base/units.h"
 #include "bench_prompts.h"
@@ -25,7 +24,6 @@ using Texts = std::vector<std::vector<int32_t>>;
 
 struct Report {
   std::string path;
-  int32_t positions = 0;
   int n_expert_used = 0;
   const CalibrationResult& result;
 };
@@ -142,8 +140,7 @@ Status calibrate_and_write(const CalibrateFlags& flags, const std::string& path,
   console.end_progress();
   RETURN_IF_ERROR(write_fitted_routers(path, {engine->target_index(), engine->target().model->config()},
                                        {engine->draft_index(), engine->draft().model->config()}, result.routers));
-  const Report report{path, *engine->options().calibration_positions, engine->target().model->config().n_expert_used,
-                      result};
+  const Report report{path, engine->target().model->config().n_expert_used, result};
   return write_output(flags.json ? report_json(report) : report_text(report));
 }
 

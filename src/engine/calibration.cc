@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <map>
-#include <numeric>
 
 #include "forward/pass_observer.h"
 #include "predict/ranking.h"
@@ -318,6 +317,9 @@ class Calibrator {
 
   Status finish(DraftLayer& layer) {
     const size_t targets = layer.targets.size();
+    if (layer.fit.samples() == 0) {
+      return runtime_error("the two models give no numbers that could be fitted to: one of their files may be damaged");
+    }
     std::vector<double> lambdas(targets, kLambdas.front());
     std::vector<double> best(targets, -1);
     for (const double lambda : kLambdas) {

@@ -119,6 +119,7 @@ Result<std::vector<std::vector<int32_t>>> write_texts(Engine& engine, std::span<
   for (uint64_t number = 0; !joiner.full(); ++number) {
     if (engine.interrupted()) return interrupted_error();
     if (progress) progress("writing texts", joiner.part());
+    if (number == openings.size() && joiner.part() == 0) return usage_error("the prompts hold no tokens");
     std::vector<int32_t> text = tokenizer.tokenize(openings[number % openings.size()]);
     if (text.size() > beginning + kMostOpening) text.resize(beginning + kMostOpening);
     if (text.empty()) text = between;

@@ -11,7 +11,8 @@ namespace drafthorse {
 namespace {
 
 constexpr int kDepths[] = {1, 2, 4, 8, 16, 32, 64};
-constexpr int kLayersEnough = 32;     // that many, of one text or of several, are no accident
+constexpr int kMostExperts = 1024;    // of all layers of a replayed text
+constexpr int kExpertsEnough = 512;   // that many, of one text or of several, are no accident
 constexpr double kDrafting = 1.06;    // drafting must promise this much, as the engine's policy wants it
 constexpr double kMemoryBound = 0.6;  // of the time at which memory alone would have delivered the weights
 constexpr double kDiskBound = 0.3;    // of the time spent waiting
@@ -43,6 +44,7 @@ class SpeedPredictor {
 
  private:
   static double keys(const PredictionInput& input) { return input.prompt_tokens + input.generated_tokens / 2.0; }
+  void choose_layers();
   void describe_model();
   void tabulate();
   LinkOptions link() const;
@@ -54,6 +56,9 @@ class SpeedPredictor {
   ComputeTime target_;
   ComputeTime draft_;  // meaningless without one
   int moe_layers_;
+  int replayed_layers_ = 0;
+  double part_ = 1;  // replayed, of the layers with experts; all times and counts of a replay are this part
+  int texts_wanted_ = 1;
   ReplayOptions options_;
   TracedModel model_;
   std::vector<RoutingTrace> texts_;
@@ -66,27 +71,39 @@ Status SpeedPredictor::prepare() {
   RETURN_IF_ERROR(target_.check());
   if (input_.draft) RETURN_IF_ERROR(draft_.check());
   if (!moe()) return {};
+  choose_layers();
   describe_model();
   tabulate();
   options_.take(*find_schedule_policy(kDefaultPolicy));
-  options_.slots =
-      std::clamp(input_.slots, std::min(ExpertCache::kLeastSlots, model_.total_experts()), model_.total_experts());
+  options_.slots = std::clamp(static_cast<int>(std::lround(input_.slots * part_)),
+                              std::min(ExpertCache::kLeastSlots, model_.total_experts()), model_.total_experts());
   options_.link = link();
   TypicalText text{input_.prompt_tokens, input_.prefill_tokens, std::min(input_.generated_tokens, kMostReplayed),
                    input_.draft.has_value(), input_.draft && input_.foreseen};
-  const int texts = (kLayersEnough + moe_layers_ - 1) / moe_layers_;
-  for (; static_cast<int>(text.seed) < texts; ++text.seed) {
+  for (; static_cast<int>(text.seed) < texts_wanted_; ++text.seed) {
     texts_.push_back(typical_text(model_, input_.text, text));
   }
   return {};
 }
 
+// Few layers with many experts each stand for all, and several texts for one of a model that has few of both.
+void SpeedPredictor::choose_layers() {
+  int experts = 1;
+  for (const LayerWork& layer : input_.target.layers) experts = std::max(experts, layer.n_expert);
+  constexpr int kLeastLayers = 2;
+  replayed_layers_ = std::min(moe_layers_, std::max(kLeastLayers, kMostExperts / experts));
+  part_ = static_cast<double>(replayed_layers_) / moe_layers_;
+  constexpr int kMostTexts = 32;
+  texts_wanted_ = std::clamp(kExpertsEnough / (replayed_layers_ * experts), 1, kMostTexts);
+}
+
 void SpeedPredictor::describe_model() {
   model_.target = "target";
   for (const LayerWork& layer : input_.target.layers) {
+    if (layer.n_expert == 0) continue;
+    if (static_cast<int>(model_.layers.size()) == replayed_layers_) break;
     TracedLayer& traced = model_.layers.emplace_back();
     traced.experts = layer.n_expert;
-    if (layer.n_expert == 0) continue;
     const uint64_t extents = std::clamp<uint64_t>(layer.expert.size(), 1, kMaxExpertExtents);
     const uint64_t each = align_up(std::max<uint64_t>(1, input_.target.expert_bytes / extents), kDirectAlignment);
     traced.extent_bytes.assign(extents, each);
@@ -95,7 +112,8 @@ void SpeedPredictor::describe_model() {
   model_.max_window = input_.max_window;
   if (!input_.draft) return;
   model_.draft = "draft";
-  model_.draft_layers = std::max<int>(1, static_cast<int>(input_.draft->layers.size()));
+  model_.draft_layers =
+      std::max(1, static_cast<int>(std::lround(static_cast<double>(input_.draft->layers.size()) * part_)));
 }
 
 void SpeedPredictor::tabulate() {
@@ -104,9 +122,9 @@ void SpeedPredictor::tabulate() {
   for (int tokens = 1; tokens <= most; ++tokens) {
     cost.stage_table.push_back(sane(target_.stages_s(tokens) / moe_layers_));
     cost.expert_table.push_back(sane(target_.expert_s(tokens)));
-    cost.head_table.push_back(sane(target_.head_s(tokens)));
+    cost.head_table.push_back(sane(target_.head_s(tokens) * part_));
   }
-  if (input_.draft) cost.draft_token_s = sane(draft_.token_s());
+  if (input_.draft) cost.draft_token_s = sane(draft_.token_s() * part_);
   cost.slowdown_while_reading = std::clamp(input_.machine.compute_slowdown_while_reading, 1.0, 100.0);
 }
 
@@ -151,16 +169,17 @@ SpeedPrediction SpeedPredictor::summary(const ReplayResult& all, std::optional<i
   const auto cycles = static_cast<double>(std::max<int64_t>(1, all.cycles));
   SpeedPrediction speed;
   speed.depth = depth;
-  speed.tokens_per_s = static_cast<double>(all.tokens) / std::max(1e-9, all.seconds);
+  const double whole = 1 / (cycles * part_);
+  speed.tokens_per_s = static_cast<double>(all.tokens) / std::max(1e-9, all.seconds / part_);
   speed.tokens_per_cycle = static_cast<double>(all.tokens) / cycles;
   speed.drafted_per_cycle = static_cast<double>(all.drafted) / cycles;
-  speed.cycle_s = all.seconds / cycles;
-  speed.draft_s = all.draft_s / cycles;
-  speed.stall_s = all.stall_s / cycles;
+  speed.cycle_s = all.seconds * whole;
+  speed.draft_s = all.draft_s * whole;
+  speed.stall_s = all.stall_s * whole;
   speed.compute_s = speed.cycle_s - speed.draft_s - speed.stall_s;
-  speed.demanded = static_cast<double>(all.cache.hits + all.cache.in_flight_hits + all.cache.misses) / cycles;
-  speed.missed = static_cast<double>(all.cache.misses) / cycles;
-  speed.bytes_per_token = all.per_token(static_cast<double>(all.bytes()));
+  speed.demanded = static_cast<double>(all.cache.hits + all.cache.in_flight_hits + all.cache.misses) * whole;
+  speed.missed = static_cast<double>(all.cache.misses) * whole;
+  speed.bytes_per_token = all.per_token(static_cast<double>(all.bytes())) / part_;
   speed.bottleneck = bottleneck_of(speed);
   return speed;
 }
@@ -176,7 +195,7 @@ Result<SpeedPrediction> SpeedPredictor::at(std::optional<int> depth) {
     ASSIGN_OR_RETURN(const ReplayResult one, replay(text, options));
     all.add(one);
   }
-  replayed_ttft_s_ = (all.prompt_s + all.first_cycle_s) / static_cast<double>(texts_.size());
+  replayed_ttft_s_ = (all.prompt_s + all.first_cycle_s) / (part_ * static_cast<double>(texts_.size()));
   return summary(all, depth);
 }
 

@@ -5,9 +5,10 @@
 // policies and choice of depth, in virtual time, so that whatever those do is part of the prediction. Computing takes
 // what the profile says of the model's matrices (plan/compute_time.h), longer by the profile's slowdown while anything
 // is read; memory that is read into for the first time takes the processor's time as well; reads share a link of the
-// profile's bandwidth, each with the latency that a single one of its largest reads shows. Where a model has few layers
-// several texts are replayed, each being only a sample, and the mean is taken: whether a draft is wrong once or twice
-// in a short text decides how fast it is, so that a median would jump.
+// profile's bandwidth, each with the latency that a single one of its largest reads shows. Of a model with many experts
+// some layers are replayed, with their part of the slots and of all times, so that it takes a second or two. Where a
+// model has few layers several texts are replayed, each being only a sample, and the mean is taken: whether a draft is
+// wrong once or twice in a short text decides how fast it is, so that a median would jump.
 //
 // A model without routed experts has nothing to replay: at depth k a cycle takes k draft(1) + target(k + 1) and makes
 // 1 + a + a^2 + .. tokens, a being the acceptance.

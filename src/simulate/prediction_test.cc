@@ -154,6 +154,25 @@ TEST(Predict, PromptIsReadOnceWhateverItsLength) {
   EXPECT_GT(often, 3 * once);
 }
 
+// A model of many layers is replayed in part, here by as many as the other one has: all of it is in the figures.
+TEST(Predict, ManyLayersAreInThePredictionWhole) {
+  PredictionInput in = input(8 * 32);
+  in.target = model(8, 128, 8);
+  in.target.head.weights = 0;
+  in.generated_tokens = 32;
+  const Prediction few = predicted(in);
+  in.target = model(24, 128, 8);
+  in.target.head.weights = 0;
+  in.slots = 24 * 32;
+  const Prediction many = predicted(in);
+  EXPECT_NEAR(few.plain.demanded, 8 * 8, 1e-9);
+  EXPECT_NEAR(many.plain.demanded, 24 * 8, 1e-9);
+  EXPECT_NEAR(many.plain.cycle_s / few.plain.cycle_s, 3, 1e-6);
+  EXPECT_NEAR(many.plain.bytes_per_token / few.plain.bytes_per_token, 3, 1e-6);
+  EXPECT_NEAR(many.ttft_s / few.ttft_s, 3, 1e-6);
+  EXPECT_EQ(many.hit_rate, few.hit_rate);
+}
+
 TEST(Predict, ADenseModelIsArithmeticAlone) {
   PredictionInput in = input(0);
   in.target = model(4, 0, 0);

@@ -306,6 +306,20 @@ TEST_F(Calibration, WhatCannotBeCalibratedIsRefused) {
             StatusKind::kInterrupted);
 }
 
+TEST_F(Calibration, ModelsWithoutNumbersAreRefused) {
+  std::ifstream in(kNarrow, std::ios::binary);
+  std::string bytes((std::istreambuf_iterator<char>(in)), {});
+  std::fill(bytes.begin() + static_cast<std::ptrdiff_t>(bytes.size() / 2), bytes.end(), static_cast<char>(0xFF));
+  const std::string damaged = folder_->file("damaged-draft.gguf");
+  std::ofstream(damaged, std::ios::binary) << bytes;
+  const std::unique_ptr<Engine> engine = open(calibrating(kWide, damaged, 600));
+  const auto texts = write_texts(*engine, openings(), Writer::kDraft, 600, {});
+  ASSERT_TRUE(texts.ok());
+  const Status status = calibrate(*engine, *texts, {}).status();
+  EXPECT_EQ(status.kind(), StatusKind::kRuntime);
+  EXPECT_NE(status.message().find("no numbers"), std::string::npos) << status.message();
+}
+
 TEST_F(Calibration, TextsAreCutToWindows) {
   const std::unique_ptr<Engine> engine = open(calibrating(kWide, kNarrow, 5000));
   const auto written = write_texts(*engine, openings(), Writer::kDraft, 5000, {});
