@@ -111,6 +111,10 @@ Status ModelBatchDrafter::draft(std::span<DraftRequest> requests) {
   return status;
 }
 
+int32_t ModelBatchDrafter::behind(int32_t sequence, int32_t length) const {
+  return shares_kv_ ? 0 : length - 1 - pass_.model().kv().length(sequence);
+}
+
 void ModelBatchDrafter::commit(int32_t sequence, int32_t length) {
   if (shares_kv_) return;
   KvCache& kv = pass_.model().kv();

@@ -34,6 +34,8 @@ class BatchDrafter {
   // Fills in what is drafted; fewer tokens than asked for, or none, are allowed. A sequence not named is left alone.
   // Leaves the target's KV cache as long as it was, also on error.
   virtual Status draft(std::span<DraftRequest> requests) = 0;
+  // Tokens of a text so long, beside its last one, that must be read before the sequence can be drafted for.
+  virtual int32_t behind(int32_t sequence, int32_t length) const = 0;
   // The text of this sequence now is `length` tokens long, of which the drafter may have seen others beyond.
   virtual void commit(int32_t sequence, int32_t length) = 0;
   virtual void release(int32_t sequence) = 0;
@@ -49,6 +51,7 @@ class ModelBatchDrafter final : public BatchDrafter {
 
   std::string_view name() const override { return shares_kv_ ? "shared-kv" : "model"; }
   Status draft(std::span<DraftRequest> requests) override;
+  int32_t behind(int32_t sequence, int32_t length) const override;
   void commit(int32_t sequence, int32_t length) override;
   void release(int32_t sequence) override;
 
@@ -74,6 +77,7 @@ class NgramBatchDrafter final : public BatchDrafter {
 
   std::string_view name() const override { return "ngram"; }
   Status draft(std::span<DraftRequest> requests) override;
+  int32_t behind(int32_t, int32_t) const override { return 0; }
   void commit(int32_t, int32_t) override {}
   void release(int32_t sequence) override { drafters_[static_cast<size_t>(sequence)].reset(); }
 

@@ -20,6 +20,14 @@ ModelCost cost_of(const GgufIndex& index, const Model& model) {
   return assumed_model_cost(model_work(index, model), {.kv_bytes_per_key = static_cast<double>(kv)});
 }
 
+double residents_per_layer(const LoadedModel& model) {
+  if (model.cache == nullptr) return 0;
+  const ExpertLayout& layout = model.model->layout();
+  const auto layers = std::count_if(layout.layers.begin(), layout.layers.end(),
+                                    [](const ExpertLayer& layer) { return !layer.experts.empty(); });
+  return static_cast<double>(model.cache->residents()) / static_cast<double>(layers);
+}
+
 }  // namespace
 
 // A request that waits or was admitted.
@@ -61,6 +69,7 @@ struct Batch::Parts {
   std::unique_ptr<BatchDrafter> drafter;         // or none
   std::optional<BatchDepthPolicy> depth_policy;  // none where the depth is given, or nobody drafts
   BatchDepthChoice expected;                     // of the iteration under way, by that policy
+  double resident_experts = 0;                   // when it began, of each layer
   std::vector<int> rooms;                        // of those that generate, in the order of admission
   // Requests that sample alike but for their seeds share a sampler, unless it has a grammar, which remembers.
   std::vector<std::weak_ptr<Sampler>> samplers;
@@ -228,25 +237,21 @@ int32_t Batch::choose_depth() {
   const int32_t columns = parts.target.model->workspace().shape().columns;
   const int32_t fit = columns / last_.generating - 1;
   if (!parts.depth_policy) return std::min(*engine_.options().draft_depth, fit);
+  parts.resident_experts = residents_per_layer(parts.target);
   parts.expected = parts.depth_policy->choose(batch_state(prompt_tokens, fit));
   return parts.expected.depth;
 }
 
 BatchState Batch::batch_state(int64_t prompt_tokens, int32_t most_depth) const {
-  const ExpertCache* cache = parts_->target.cache.get();
-  const ExpertLayout& layout = parts_->target.model->layout();
-  const auto moe_layers = std::count_if(layout.layers.begin(), layout.layers.end(),
-                                        [](const ExpertLayer& layer) { return !layer.experts.empty(); });
   const int64_t riding =
       std::min<int64_t>(prompt_tokens, parts_->target.model->workspace().shape().columns - last_.generating);
-  return {
-      .sequences = last_.generating,
-      .cached_positions = last_.cached_positions,
-      .rooms = parts_->rooms,
-      .prompt_tokens = riding,
-      .prompt_token_keys = prompt_keys(riding),
-      .resident_experts = cache == nullptr ? 0 : static_cast<double>(cache->slots()) / static_cast<double>(moe_layers),
-      .max_depth = most_depth};
+  return {.sequences = last_.generating,
+          .cached_positions = last_.cached_positions,
+          .rooms = parts_->rooms,
+          .prompt_tokens = riding,
+          .prompt_token_keys = prompt_keys(riding),
+          .resident_experts = parts_->resident_experts,
+          .max_depth = most_depth};
 }
 
 // What the next so many tokens of prompts see, if they are taken in the order of admission.
@@ -270,6 +275,8 @@ Status Batch::draft(int32_t depth) {
     const int64_t room = std::clamp<int64_t>(one->room(engine_.context()), 0, depth);
     if (room == 0) continue;
     sequences.push_back(one.get());
+    last_.asked_tokens += room;
+    last_.caught_up_tokens += parts_->drafter->behind(one->number, static_cast<int32_t>(one->text.tokens.size()));
     requests.push_back({one->number,
                         one->text.tokens,
                         static_cast<int32_t>(room),
@@ -430,13 +437,18 @@ void Batch::learn() {
                                  .sequences = last_.generating,
                                  .window_tokens = last_.window_tokens,
                                  .drafted_tokens = last_.drafted_tokens,
+                                 .asked_tokens = last_.asked_tokens,
                                  .cached_positions = last_.cached_positions,
+                                 .resident_experts = parts_->resident_experts,
                                  .prompt_tokens = last_.prompt_tokens,
                                  .prompt_token_keys = last_.prompt_token_keys,
+                                 .caught_up_tokens = last_.caught_up_tokens,
                                  .draft_s = last_.draft_s,
                                  .pass_s = last_.pass_s,
+                                 .stages_s = last_.attention_s,
+                                 .experts_s = last_.experts_s,
                                  .stall_s = last_.stall_s,
-                                 .other_s = last_.head_s,
+                                 .head_s = last_.head_s,
                                  .bytes_read = last_.bytes_read,
                                  .reached = reached,
                                  .accepted = accepted});
@@ -482,6 +494,8 @@ void BatchIteration::add(const BatchIteration& other) {
   window_tokens += other.window_tokens;
   prompt_tokens += other.prompt_tokens;
   prompt_token_keys += other.prompt_token_keys;
+  asked_tokens += other.asked_tokens;
+  caught_up_tokens += other.caught_up_tokens;
   drafted_tokens += other.drafted_tokens;
   accepted_tokens += other.accepted_tokens;
   generated_tokens += other.generated_tokens;

@@ -53,6 +53,8 @@ struct BatchIteration {
   int64_t window_tokens = 0;      // that the target verified
   int64_t prompt_tokens = 0;      // that rode along
   int64_t prompt_token_keys = 0;  // sum over them of the positions that each sees
+  int64_t asked_tokens = 0;       // of the drafter
+  int64_t caught_up_tokens = 0;   // that it had to read first
   int64_t drafted_tokens = 0;
   int64_t accepted_tokens = 0;
   int64_t generated_tokens = 0;  // became part of texts

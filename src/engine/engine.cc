@@ -120,7 +120,9 @@ Result<std::unique_ptr<Engine>> Engine::prepare(const EngineOptions& options) {
   if (options.batch) {
     // Whole layers are read, or what a layer asks for: there is nobody to foretell.
     engine->options_.schedule.policy = "on-demand";
-    engine->options_.schedule.eviction = options.batch->regime == "layered" ? "lru" : "circle";
+    engine->options_.schedule.eviction = options.batch->regime == "layered" ? "lru"
+                                         : options.batch->regime == "cache" ? "draft-guided"
+                                                                            : "circle";
   }
   ASSIGN_OR_RETURN(engine->options_.schedule, resolve(options.schedule));
   RETURN_IF_ERROR(engine->read_files());

@@ -517,6 +517,11 @@ void ExpertCache::record_uses(LayerId layer, std::span<const int32_t> used, int6
   }
 }
 
+int ExpertCache::residents() const {
+  return static_cast<int>(
+      std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.state == SlotState::kResident; }));
+}
+
 bool ExpertCache::prefetched(ExpertKey key) const {
   const int32_t slot = slot_of(key);
   return slot != kNoSlot && slots_[slot].prefetched;

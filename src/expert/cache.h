@@ -141,6 +141,7 @@ class ExpertCache {
 
   bool resident(ExpertKey key) const;
   bool on_its_way(ExpertKey key) const;  // being read
+  int residents() const;                 // experts, of all layers
   bool prefetched(ExpertKey key) const;  // on its way or there by prefetch(), and not demanded since
   // Read ahead, in flight or waiting to be.
   uint64_t prefetch_bytes_pending() const {

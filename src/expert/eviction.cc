@@ -92,12 +92,14 @@ class NextUse final : public EvictionPolicy {
   }
 };
 
-// With every expert used in every circle nothing else matters, and Belady's choice is the one just used.
+// With every expert used in every circle Belady's choice is the one just used. To take another one of its layer costs
+// as much now, but then all that was used since stays for nothing: with d of them, d slots less for the rest.
 class Circle final : public EvictionPolicy {
  public:
   std::string_view name() const override { return "circle"; }
   double worth(ExpertKey key, const ExpertHistory& history, const EvictionContext& context) const override {
-    return history.use_rate / 2 - layers_until(key.layer, context);
+    constexpr double kPerTouch = 1e-12;  // less than a layer for any number of them
+    return -layers_until(key.layer, context) - kPerTouch * static_cast<double>(history.last_touch);
   }
 };
 

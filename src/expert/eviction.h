@@ -63,7 +63,8 @@ class EvictionPolicy {
 //      for each token it is expected to sit out.
 // draft-guided: as next-use, knowing what the present window is predicted to need, and with uses that are far off
 //      discounted.
-// circle: the one whose layer comes up last goes, of a layer the least used: for passes that use nearly every expert.
+// circle: the one whose layer comes up last goes, of a layer the one just used: for passes that use nearly every
+// expert.
 std::unique_ptr<EvictionPolicy> make_eviction_policy(std::string_view name);  // nullptr for an unknown name
 std::vector<std::string> eviction_policy_names();
 inline constexpr std::string_view kDefaultEviction = "next-use";

@@ -158,6 +158,14 @@ TEST(Activation, UsedAndEarlyStay) {
   EXPECT_GT(worth("activation", 1, {0, 0.5, 50}, context), worth("activation", 6, {9, 0.5, 50}, context));
 }
 
+TEST(Circle, TheOneJustUsedGoes) {
+  const EvictionContext context{LayerId{4}, 8, 50};
+  EXPECT_LT(worth("circle", 4, {20, 0.9, 50}, context), worth("circle", 4, {10, 0.1, 50}, context));
+  EXPECT_LT(worth("circle", 4, {10, 0.9, 50}, context), worth("circle", 3, {9, 0.1, 50}, context));
+  EXPECT_LT(worth("circle", 3, {1 << 30, 0.9, 50}, context), worth("circle", 2, {1, 0.1, 50}, context));
+  EXPECT_LT(worth("circle", 0, {1, 0.9, 50}, context), worth("circle", 5, {1 << 30, 0.1, 50}, context));
+}
+
 TEST(DraftGuided, WhatTheWindowNeedsStays) {
   Forecast forecast(std::vector<int>(8, 8));
   EvictionContext context{LayerId{2}, 8, 50};
