@@ -25,9 +25,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kReadsUnderWay = 64;
-// As the engine's passes read ahead.
-constexpr uint64_t kExpertsAhead = 2;
-constexpr uint64_t kLeastAheadBytes = 32 * kMiB;
 // Many texts at once use experts more evenly than one does: 32 of the demo's used nearly all of them.
 constexpr double kSkewOfMany = 1;
 constexpr double kChoice_s = 2e-5;  // of one token from its logits, greedily; sampler_bench
@@ -84,13 +81,8 @@ BatchMemory memory_of(const Engine& engine, const BatchJob& job) {
   memory.total_experts = target.layout().total_experts();
   memory.sequence_bytes = engine.sequence_bytes(job.prompt_tokens + job.output_tokens);
   if (memory.slot_bytes == 0) return memory;
-  const uint64_t ahead = std::max(kExpertsAhead * memory.slot_bytes, kLeastAheadBytes);
-  memory.stream_slots = static_cast<int>((ahead + memory.slot_bytes - 1) / memory.slot_bytes) + 1;
-  memory.least_slots = std::min(memory.total_experts, 2 * target.config().n_expert);
-  // As the engine does, rather one text with few experts than none.
-  if (sequences_that_fit(memory, job, 1) == 0) {
-    memory.least_slots = std::min(memory.total_experts, ExpertCache::kLeastSlots);
-  }
+  memory.stream_slots = stream_slots(target.layout());
+  memory.least_slots = std::max(memory.stream_slots, ExpertCache::kLeastSlots);
   return memory;
 }
 

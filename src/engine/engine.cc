@@ -362,14 +362,12 @@ Status Engine::plan_slots(MemoryNeeds& needs) {
   const BatchOptions& batch = *options_.batch;
   const int32_t typical = batch.typical_tokens > 0 ? batch.typical_tokens : *options_.context / 2;
   const int32_t tokens = std::min(typical, *options_.context);
-  const BatchMemory memory = {
-      .budget_bytes = *options_.ram_bytes,
-      .fixed_bytes = needs.fixed.total(),
-      .slot_bytes = needs.slot_bytes,
-      .total_experts = needs.total_experts,
-      // One layer's experts compute while the next one's are read.
-      .least_slots = std::clamp(2 * target_config_.n_expert, needs.least_slots, needs.total_experts),
-      .sequence_bytes = sequence_bytes(tokens)};
+  const BatchMemory memory = {.budget_bytes = *options_.ram_bytes,
+                              .fixed_bytes = needs.fixed.total(),
+                              .slot_bytes = needs.slot_bytes,
+                              .total_experts = needs.total_experts,
+                              .least_slots = std::max(stream_slots(target_.model->layout()), needs.least_slots),
+                              .sequence_bytes = sequence_bytes(tokens)};
   const int64_t fit = std::min<int64_t>(sequences_that_fit(memory, {.prompt_tokens = tokens}, 1),
                                         target_.model->kv().shape().sequences);
   const uint64_t most = *options_.ram_bytes - needs.fixed.total() -

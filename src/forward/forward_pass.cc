@@ -18,7 +18,19 @@ constexpr double kAssumedReadRate = 1e9;  // bytes per second, until it has been
 // Reading an expert that is used less often than this delays others more than it helps.
 constexpr double kLikely = 0.9;
 
+uint64_t least_ahead_bytes(const ExpertLayout& layout) {
+  constexpr uint64_t kExperts = 2;
+  return std::max(kExperts * ExpertCache::slot_bytes(layout), kLeastAheadBytes);
+}
+
 }  // namespace
+
+int stream_slots(const ExpertLayout& layout) {
+  const uint64_t slot = ExpertCache::slot_bytes(layout);
+  if (slot == 0) return 0;
+  return static_cast<int>(std::min<uint64_t>((least_ahead_bytes(layout) + slot - 1) / slot + 1,
+                                             static_cast<uint64_t>(layout.total_experts())));
+}
 
 ForwardPass::ForwardPass(Model& model, ExpertCache* cache, const Clock& clock, const std::atomic<bool>* interrupted)
     : model_(model), cache_(cache), clock_(clock), interrupted_(interrupted) {
@@ -390,7 +402,7 @@ std::optional<LayerId> ForwardPass::next_moe_layer(LayerId layer) const {
 // spoken, and how much may be read ahead.
 void ForwardPass::foresee_next_layer(LayerId layer, int32_t count) {
   ahead_.clear();
-  ahead_bytes_ = std::max(2 * ExpertCache::slot_bytes(cache_->layout()), kLeastAheadBytes);
+  ahead_bytes_ = least_ahead_bytes(cache_->layout());
   const std::optional<LayerId> next = next_moe_layer(layer);
   if (read_ahead_ == ReadAhead::kNever || !next) return;
   const ModelConfig& config = model_.config();

@@ -50,6 +50,10 @@ enum class ReadAhead {
   kNever,
 };
 
+// Slots that a pass needs to read experts while it computes others: the one computed and those read ahead. More slots
+// keep what will be used again.
+int stream_slots(const ExpertLayout& layout);
+
 class ForwardPass {
  public:
   // `cache` is nullptr for a dense model. All must outlive the pass; `interrupted` may be nullptr.
