@@ -89,6 +89,7 @@ int main(int argc, char** argv) {
   app.add_option("--drafter", options.engine.drafter);
   app.add_option("--ram", ram)->transform(CLI::AsSizeValue(false));
   app.add_option("--sequences", options.engine.batch->sequences);
+  app.add_option("--typical", options.engine.batch->typical_tokens, "tokens of a request that memory is planned by");
   app.add_option("--regime", options.engine.batch->regime);
   app.add_option("--kv", options.engine.kv_type);
   app.add_option("--requests", options.requests);
