@@ -17,9 +17,6 @@ ModelBatchDrafter::ModelBatchDrafter(ForwardPass& pass, int32_t target_vocabular
       poll_(std::move(poll)),
       shares_kv_(pass.model().shares_kv()) {}
 
-// Two files of one vocabulary may pad it to different sizes: what the draft does not have is read as another.
-int32_t ModelBatchDrafter::readable(int32_t token) const { return token < pass_.model().config().n_vocab ? token : 0; }
-
 // Everything but the texts' last tokens, in passes as long as the workspace allows.
 Status ModelBatchDrafter::catch_up(std::span<Ahead> all) {
   const int32_t columns = pass_.model().workspace().shape().columns;
@@ -68,7 +65,7 @@ Status ModelBatchDrafter::run(std::span<Ahead*> now) {
       one.text.push_back(token);
       // Nothing follows an end of text, and the last token is not run.
       const bool more = static_cast<int32_t>(one.request->drafted.size()) < one.request->depth;
-      if (more && !sampler.is_end(token)) one.unread.push_back(readable(token));
+      if (more && !sampler.is_end(token)) one.unread.push_back(readable(token, pass_.model().config()));
     }
   }
   return {};
@@ -99,7 +96,8 @@ Status ModelBatchDrafter::draft(std::span<DraftRequest> requests) {
     const int32_t known = kv.length(request.sequence);
     CHECK(known < static_cast<int32_t>(request.text.size()));
     Ahead one{&request, {request.text.begin(), request.text.end()}, {}, known};
-    for (const int32_t token : request.text.subspan(static_cast<size_t>(known))) one.unread.push_back(readable(token));
+    for (const int32_t token : request.text.subspan(static_cast<size_t>(known)))
+      one.unread.push_back(readable(token, pass_.model().config()));
     CHECK(!shares_kv_ || one.unread.size() == 1);
     all.push_back(std::move(one));
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "draft/drafter.h"
 #include "draft/ngram_drafter.h"
 #include "forward/forward_pass.h"
 #include "model/sampler.h"
@@ -60,7 +61,6 @@ class ModelBatchDrafter final : public BatchDrafter {
   Status catch_up(std::span<Ahead> all);
   Status propose(std::span<Ahead> all);
   Status run(std::span<Ahead*> now);
-  int32_t readable(int32_t token) const;
 
   ForwardPass& pass_;
   int32_t target_vocabulary_;

@@ -9,9 +9,14 @@
 #include <vector>
 
 #include "base/status.h"
+#include "model/config.h"
 #include "model/sampler.h"
 
 namespace drafthorse {
+
+// Two files of one vocabulary may pad it to different sizes: a token that the draft does not have is read as another.
+// (A draft's input decides how good it is, never what the text is.)
+inline int32_t readable(int32_t token, const ModelConfig& draft) { return token < draft.n_vocab ? token : 0; }
 
 class Drafter {
  public:

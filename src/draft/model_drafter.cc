@@ -5,11 +5,11 @@
 namespace drafthorse {
 
 Status ModelDrafter::run(std::span<const int32_t> tokens, int32_t logits_wanted) {
-  const int32_t known = pass_.model().config().n_vocab;
-  if (known >= target_vocabulary_) return pass_.run(tokens, logits_wanted);
-  std::vector<int32_t> readable(tokens.begin(), tokens.end());
-  for (int32_t& token : readable) token = token < known ? token : 0;
-  return pass_.run(readable, logits_wanted);
+  const ModelConfig& config = pass_.model().config();
+  if (config.n_vocab >= target_vocabulary_) return pass_.run(tokens, logits_wanted);
+  std::vector<int32_t> read(tokens.begin(), tokens.end());
+  for (int32_t& token : read) token = readable(token, config);
+  return pass_.run(read, logits_wanted);
 }
 
 Result<std::vector<int32_t>> ModelDrafter::prepare(std::span<const int32_t> text, int32_t scored, Sampler& sampler) {

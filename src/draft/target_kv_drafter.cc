@@ -5,8 +5,7 @@
 namespace drafthorse {
 
 Status TargetKvDrafter::run(int32_t token) {
-  // Two files of one vocabulary may pad it to different sizes: what the draft does not have is read as another.
-  if (token >= pass_.model().config().n_vocab) token = 0;
+  token = readable(token, pass_.model().config());
   return kind_ == Kind::kResident ? pass_.run_among_residents(token) : pass_.run({&token, 1}, 1);
 }
 
@@ -22,7 +21,7 @@ Result<std::vector<int32_t>> TargetKvDrafter::prepare(std::span<const int32_t> t
   const std::vector<std::byte> rows = kv.copy_rows(first, scored);
   kv.truncate(first);
   std::vector<int32_t> window(text.begin() + first, text.begin() + length);
-  for (int32_t& token : window) token = token < pass_.model().config().n_vocab ? token : 0;
+  for (int32_t& token : window) token = readable(token, pass_.model().config());
   const Status status = pass_.run(window, scored);
   kv.restore_rows(first, rows);
   kv.truncate(first);

@@ -22,10 +22,7 @@ ModelCost cost_of(const GgufIndex& index, const Model& model) {
 
 double residents_per_layer(const LoadedModel& model) {
   if (model.cache == nullptr) return 0;
-  const ExpertLayout& layout = model.model->layout();
-  const auto layers = std::count_if(layout.layers.begin(), layout.layers.end(),
-                                    [](const ExpertLayer& layer) { return !layer.experts.empty(); });
-  return static_cast<double>(model.cache->residents()) / static_cast<double>(layers);
+  return static_cast<double>(model.cache->residents()) / model.model->layout().moe_layers();
 }
 
 }  // namespace
@@ -68,7 +65,6 @@ struct Batch::Parts {
   LoadedModel& target;
   std::unique_ptr<BatchDrafter> drafter;         // or none
   std::optional<BatchDepthPolicy> depth_policy;  // none where the depth is given, or nobody drafts
-  BatchDepthChoice expected;                     // of the iteration under way, by that policy
   double resident_experts = 0;                   // when it began, of each layer
   std::vector<int> rooms;                        // of those that generate, in the order of admission
   // Requests that sample alike but for their seeds share a sampler, unless it has a grammar, which remembers.
@@ -107,10 +103,7 @@ Batch::Batch(Engine& engine) : engine_(engine), parts_(std::make_unique<Parts>(e
     }
     parts.depth_policy.emplace(std::move(options));
   }
-  const std::string& regime = engine.options().batch->regime;
-  parts.target.pass->set_read_ahead(regime == "stream" ? ReadAhead::kAlways
-                                    : regime == "auto" ? ReadAhead::kByUse
-                                                       : ReadAhead::kNever);
+  parts.target.pass->set_read_ahead(find_batch_regime(engine.options().batch->regime)->read_ahead);
 }
 
 Batch::~Batch() = default;
@@ -238,8 +231,7 @@ int32_t Batch::choose_depth() {
   const int32_t fit = columns / last_.generating - 1;
   if (!parts.depth_policy) return std::min(*engine_.options().draft_depth, fit);
   parts.resident_experts = residents_per_layer(parts.target);
-  parts.expected = parts.depth_policy->choose(batch_state(prompt_tokens, fit));
-  return parts.expected.depth;
+  return parts.depth_policy->choose(batch_state(prompt_tokens, fit)).depth;
 }
 
 BatchState Batch::batch_state(int64_t prompt_tokens, int32_t most_depth) const {
@@ -287,7 +279,6 @@ Status Batch::draft(int32_t depth) {
   const int64_t start = engine_.clock().now_ns();
   const Status status = parts_->drafter->draft(requests);
   for (size_t i = 0; i < requests.size(); ++i) {
-    if (!status.ok()) parts_->drafter->commit(sequences[i]->number, static_cast<int32_t>(requests[i].text.size()));
     sequences[i]->drafted = std::move(requests[i].drafted);
     last_.drafted_tokens += static_cast<int64_t>(sequences[i]->drafted.size());
   }

@@ -35,6 +35,13 @@ uint64_t default_budget() {
   return available - std::min(available / 2, std::max(kLeastMachineReserve, available / 10));
 }
 
+constexpr BatchRegime kBatchRegimes[] = {
+    {"auto", "circle", ReadAhead::kByUse},
+    {"stream", "circle", ReadAhead::kAlways},
+    {"cache", "draft-guided", ReadAhead::kNever},
+    {"layered", "lru", ReadAhead::kNever},
+};
+
 Result<GgufIndex> open_checked(const std::string& path) {
   ASSIGN_OR_RETURN(GgufIndex index, GgufIndex::open(path));
   RETURN_IF_ERROR(check_vocabulary(index));
@@ -43,9 +50,9 @@ Result<GgufIndex> open_checked(const std::string& path) {
 
 Status check_batch(const EngineOptions& options) {
   const BatchOptions& batch = *options.batch;
-  const std::vector<std::string> regimes = batch_regime_names();
-  if (std::find(regimes.begin(), regimes.end(), batch.regime) == regimes.end()) {
-    return usage_error(fmt::format("'{}' is not a regime; choose from {}", batch.regime, fmt::join(regimes, ", ")));
+  if (find_batch_regime(batch.regime) == nullptr) {
+    return usage_error(
+        fmt::format("'{}' is not a regime; choose from {}", batch.regime, fmt::join(batch_regime_names(), ", ")));
   }
   if (batch.sequences < 0 || batch.sequences > kMostSequences) {
     return usage_error(fmt::format("{} sequences at once are not between 1 and {}", batch.sequences, kMostSequences));
@@ -104,7 +111,17 @@ Status check_options(const EngineOptions& options) {
 
 std::vector<std::string> drafter_names() { return {"auto", "model", "shared-kv", "ngram", "resident", "none"}; }
 
-std::vector<std::string> batch_regime_names() { return {"auto", "stream", "cache", "layered"}; }
+const BatchRegime* find_batch_regime(std::string_view name) {
+  const auto known = std::find_if(std::begin(kBatchRegimes), std::end(kBatchRegimes),
+                                  [name](const BatchRegime& one) { return one.name == name; });
+  return known == std::end(kBatchRegimes) ? nullptr : known;
+}
+
+std::vector<std::string> batch_regime_names() {
+  std::vector<std::string> names;
+  for (const BatchRegime& regime : kBatchRegimes) names.emplace_back(regime.name);
+  return names;
+}
 
 std::vector<std::string> kv_type_names() { return {"f16", "q8_0"}; }
 
@@ -118,11 +135,9 @@ Result<std::unique_ptr<Engine>> Engine::prepare(const EngineOptions& options) {
   RETURN_IF_ERROR(check_options(options));
   std::unique_ptr<Engine> engine(new Engine(options));
   if (options.batch) {
-    // Whole layers are read, or what a layer asks for: there is nobody to foretell.
+    // What is read ahead the pass itself knows: there is nobody to foretell.
     engine->options_.schedule.policy = "on-demand";
-    engine->options_.schedule.eviction = options.batch->regime == "layered" ? "lru"
-                                         : options.batch->regime == "cache" ? "draft-guided"
-                                                                            : "circle";
+    engine->options_.schedule.eviction = find_batch_regime(options.batch->regime)->eviction;
   }
   ASSIGN_OR_RETURN(engine->options_.schedule, resolve(options.schedule));
   RETURN_IF_ERROR(engine->read_files());

@@ -57,10 +57,16 @@ inline constexpr uint64_t kProcessReserve = 24 * kMiB;
 using QueueFactory = std::function<Result<std::unique_ptr<ReadQueue>>(const FileSet& files)>;
 
 // How a batch reads experts.
-//   auto     read-ahead of whole layers where the tokens of an iteration use them anyway, else by demand
-//   stream   always read ahead
+//   auto     ahead what the tokens of an iteration are likely to use, else on demand
+//   stream   ahead, all of them
 //   cache    on demand, what was used is kept
 //   layered  on demand, one layer after the other, nothing is kept on purpose: to compare with
+struct BatchRegime {
+  std::string_view name;
+  std::string_view eviction;  // eviction.h
+  ReadAhead read_ahead;
+};
+const BatchRegime* find_batch_regime(std::string_view name);  // nullptr for an unknown name
 std::vector<std::string> batch_regime_names();
 std::vector<std::string> kv_type_names();
 

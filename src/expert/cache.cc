@@ -60,8 +60,7 @@ Result<std::unique_ptr<ExpertCache>> ExpertCache::create(const ExpertLayout& lay
   cache->slot_bytes_ = slot_bytes(layout);
   ASSIGN_OR_RETURN(cache->arena_, Arena::reserve(cache->slot_bytes_ * static_cast<uint64_t>(slots)));
   cache->slots_.resize(static_cast<size_t>(slots));
-  const auto with_experts = std::count_if(layout.layers.begin(), layout.layers.end(),
-                                          [](const ExpertLayer& layer) { return !layer.experts.empty(); });
+  const int with_experts = layout.moe_layers();
   for (const ExpertLayer& layer : layout.layers) {
     cache->shares_.push_back(layer.experts.empty() ? 0
                                                    : static_cast<double>(slots) / static_cast<double>(with_experts));
@@ -92,10 +91,8 @@ ExpertCache::~ExpertCache() {
 }
 
 void ExpertCache::demand(LayerId layer, std::span<const ExpertId> experts) {
-  begin_turn(layer, {});
-  demand_experts(experts);
-  cancel_unwanted();
-  start_waiting_demands();
+  begin_turn(layer, experts);
+  demand_portion(experts);
 }
 
 void ExpertCache::begin_turn(LayerId layer, std::span<const ExpertId> experts) {
@@ -108,16 +105,11 @@ void ExpertCache::begin_turn(LayerId layer, std::span<const ExpertId> experts) {
   for (const ExpertId expert : experts) {
     if (const int32_t slot = slot_of({layer, expert}); slot != kNoSlot) slots_[slot].read_ahead = true;
   }
-  if (!experts.empty()) cancel_unwanted();
+  cancel_unwanted();
 }
 
 void ExpertCache::demand_portion(std::span<const ExpertId> experts) {
   CHECK(demanded_.empty());
-  demand_experts(experts);
-  start_waiting_demands();
-}
-
-void ExpertCache::demand_experts(std::span<const ExpertId> experts) {
   const LayerId layer = demand_layer_;
   poll(false);
   for (const ExpertId expert : experts) {
@@ -145,6 +137,7 @@ void ExpertCache::demand_experts(std::span<const ExpertId> experts) {
     }
     demanded_.push_back({expert, state});
   }
+  start_waiting_demands();
 }
 
 // What was read ahead for the layer whose turn has come, and is not demanded, is of no use for as long as can be

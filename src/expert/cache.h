@@ -193,7 +193,6 @@ class ExpertCache {
     bool not_worth = false;  // there was one, and it is worth more
   };
   Claim claim_slot(ExpertKey key, ReadPriority priority, Admission admission = Admission::kAlways);
-  void demand_experts(std::span<const ExpertId> experts);
   void give_up_read(Slot& slot);
   void cancel_unwanted();
   void evict(int32_t slot);

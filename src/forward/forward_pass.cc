@@ -129,7 +129,6 @@ Status ForwardPass::run_batch(std::span<const BatchRun> runs) {
     kv.extend(static_cast<int32_t>(one.run.tokens.size()), one.run.sequence);
   }
   end_ns_ = clock_.now_ns();
-  stage_ns_ = stats_.stage_ns;
   stats_.duration_ns = end_ns_ - start;
   return {};
 }
@@ -149,9 +148,10 @@ Status ForwardPass::run_layers(int32_t count, const std::function<void(double)>&
     const LayerId layer{i};
     const int64_t layer_start = clock_.now_ns();
     RETURN_IF_ERROR(stages(layer, count));
-    stats_.stage_ns += clock_.now_ns() - layer_start;
-    if (observer_ != nullptr && !is_batch_) observer_->reached(layer, count);
-    if (observer_ != nullptr && window && !is_batch_) observer_->staged(layer, count);
+    stage_ns_ = clock_.now_ns() - layer_start;
+    stats_.stage_ns += stage_ns_;
+    if (observer() != nullptr) observer()->reached(layer, count);
+    if (observer() != nullptr && window) observer()->staged(layer, count);
     if (model_.is_moe_layer(layer)) {
       route(layer, count);
       RETURN_IF_ERROR(window ? experts_by_arrival(layer, count) : experts_in_order(layer, count));
@@ -218,14 +218,13 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
   foresee_next_layer(layer, count);
 
   const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
-  PassObserver* const observer = is_batch_ ? nullptr : observer_;
-  if (observer != nullptr) {
+  if (observer() != nullptr) {
     used_.clear();
     for (const RoutedExpert& one : routes_[index(layer)]) used_.push_back(one.expert);
-    observer->routed(layer, used_);
+    observer()->routed(layer, used_);
   }
   cache_->demand(layer, union_);
-  if (observer != nullptr) observer->demanded(layer);
+  if (observer() != nullptr) observer()->demanded(layer);
   while (true) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     ASSIGN_OR_RETURN(const std::vector<ExpertId> ready, cache_->take_ready());
@@ -233,7 +232,7 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
     read_ahead(layer, union_.size());
     compute_group(layer, ready);
     for (const ExpertId expert : ready) cache_->release(expert);
-    if (observer != nullptr) observer->worked();
+    if (observer() != nullptr) observer()->worked();
   }
   stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
 
@@ -420,7 +419,7 @@ void ForwardPass::foresee_next_layer(LayerId layer, int32_t count) {
   }
   // Between two layers' experts nobody computes any: what the disk brings meanwhile must have been asked for.
   const bool wraps = index(*next) <= index(layer);
-  const double gap_s = seconds(stage_ns_ / config.n_layer + (wraps ? between_ns_ : 0));
+  const double gap_s = seconds(stage_ns_ + (wraps ? between_ns_ : 0));
   const double rate = cache_->read_bytes_per_s() > 0 ? cache_->read_bytes_per_s() : kAssumedReadRate;
   ahead_bytes_ += static_cast<uint64_t>(gap_s * rate);
 }
@@ -484,7 +483,7 @@ void ForwardPass::record_committed(int32_t count) {
     cache_->record_uses(layer, used, count);
   }
   cache_->advance(count);
-  if (observer_ != nullptr && !is_batch_) observer_->committed(uses, count);
+  if (observer() != nullptr) observer()->committed(uses, count);
 }
 
 }  // namespace drafthorse

@@ -96,6 +96,7 @@ class ForwardPass {
 
  private:
   Status run_chunk(std::span<const int32_t> tokens, int32_t logits_wanted, const std::function<void(double)>& progress);
+  PassObserver* observer() const { return is_batch_ ? nullptr : observer_; }  // of the pass under way, or none
   Status run_layers(int32_t count, const std::function<void(double)>& progress);
   Status stages(LayerId layer, int32_t count);
   void route(LayerId layer, int32_t count);
@@ -127,8 +128,8 @@ class ForwardPass {
   // What is read ahead of the experts being computed, in this order, and how much of it at once.
   std::vector<ExpertKey> ahead_;
   uint64_t ahead_bytes_ = 0;
-  // Of the last run_batch(): its stages up to the routers, its end, and what was done between it and the one before.
-  int64_t stage_ns_ = 0;
+  int64_t stage_ns_ = 0;  // that the last layer took up to its router, as the next one will
+  // The end of the last run_batch(), and what was done between it and the one before.
   int64_t end_ns_ = 0;
   int64_t between_ns_ = 0;
 

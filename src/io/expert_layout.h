@@ -6,6 +6,7 @@
 
 #include <ggml.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <vector>
@@ -50,6 +51,10 @@ struct ExpertLayout {
     size_t total = 0;
     for (const ExpertLayer& layer : layers) total += layer.experts.size();
     return static_cast<int>(total);
+  }
+  int moe_layers() const {
+    return static_cast<int>(
+        std::count_if(layers.begin(), layers.end(), [](const ExpertLayer& layer) { return !layer.experts.empty(); }));
   }
   // Payload of one expert of this layer, in bytes.
   uint64_t expert_bytes(LayerId layer) const {

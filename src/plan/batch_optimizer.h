@@ -24,7 +24,7 @@ struct BatchMemory {
   uint64_t fixed_bytes = 0;  // all that does not depend on the choice: dense weights, the draft's weights, ..
   uint64_t slot_bytes = 0;   // of one expert; 0: experts take nothing here (they lie elsewhere)
   int total_experts = 0;
-  int least_slots = 0;  // two layers' experts for a double buffer
+  int least_slots = 0;  // that must be left: what loads pass through
   // Slots that loads pass through, all others keeping their expert: where experts are read one by one, just ahead of
   // their use. 0: a double buffer of whole layers.
   int stream_slots = 0;
