@@ -128,6 +128,27 @@ void print_stats(Console& console, const JobReport& report) {
   if (!report.explanation.empty()) console.line(report.explanation);
 }
 
+std::string iteration_line(const BatchIteration& one, int64_t number, double seconds) {
+  const Json json = {{"iteration", number},
+                     {"s", seconds},
+                     {"depth", one.depth},
+                     {"generating", one.generating},
+                     {"window_tokens", one.window_tokens},
+                     {"prompt_tokens", one.prompt_tokens},
+                     {"cached_positions", one.cached_positions},
+                     {"drafted_tokens", one.drafted_tokens},
+                     {"accepted_tokens", one.accepted_tokens},
+                     {"generated_tokens", one.generated_tokens},
+                     {"draft_s", one.draft_s},
+                     {"pass_s", one.pass_s},
+                     {"attention_s", one.attention_s},
+                     {"experts_s", one.experts_s},
+                     {"stall_s", one.stall_s},
+                     {"head_s", one.head_s},
+                     {"bytes_read", one.bytes_read}};
+  return json.dump();
+}
+
 Json stats_json(const JobReport& report) {
   const JobCounts& counts = report.counts;
   const BatchStats& stats = report.stats;

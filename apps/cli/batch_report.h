@@ -57,5 +57,7 @@ void print_counts(Console& console, const JobCounts& counts);
 void print_summary(Console& console, const JobReport& report);  // the counts first
 void print_stats(Console& console, const JobReport& report);
 nlohmann::ordered_json stats_json(const JobReport& report);
+// One iteration, without the end of the line; seconds: of all of it.
+std::string iteration_line(const BatchIteration& one, int64_t number, double seconds);
 
 }  // namespace drafthorse::cli

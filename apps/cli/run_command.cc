@@ -16,7 +16,6 @@
 #include "interrupts.h"
 #include "output.h"
 #include "routing_file.h"
-#include "run_trace.h"
 #include "sampling_flags.h"
 #include "stats_json.h"
 #include "suggest.h"
@@ -220,23 +219,12 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
       ->type_name("NAME|FILE")
       ->check(check_not_empty);
   run->add_option("--system", flags.system, "what the model is told before a chat begins")->type_name("TEXT");
-  CLI::Option* explain =
-      run->add_option("--explain", flags.explain_file,
-                      "say why experts are fetched and evicted and why so many tokens are drafted, on "
-                      "standard error or to a file")
-          ->type_name("[FILE]")
-          ->expected(0, 1);
-  run->add_option("--trace", flags.trace_file, "write a trace that ui.perfetto.dev and chrome://tracing open")
-      ->type_name("FILE")
-      ->check(check_not_empty);
+  add_trace_flags(*run, flags.trace);
   run->add_option("--trace-routing", flags.routing_file,
                   "write which experts were used and predicted, and the times, for drafthorse simulate")
       ->type_name("FILE")
       ->check(check_not_empty);
-  run->callback([prompt, explain, &flags] {
-    flags.prompt_given = prompt->count() > 0;
-    flags.explain = explain->count() > 0;
-  });
+  run->callback([prompt, &flags] { flags.prompt_given = prompt->count() > 0; });
   return run;
 }
 
@@ -267,14 +255,9 @@ int run(const RunFlags& flags) {
     if (!stats_file) return fail(console, cannot_write_stats(flags.stats_file));
   }
 
-  std::unique_ptr<RunTrace> trace;
-  if (flags.explain || !flags.trace_file.empty()) {
-    const std::string explain_to = !flags.explain ? "" : flags.explain_file.empty() ? "-" : flags.explain_file;
-    Result<std::unique_ptr<RunTrace>> made = RunTrace::open(flags.trace_file, explain_to);
-    if (!made.ok()) return fail(console, made.status());
-    trace = std::move(made).value();
-    options->trace = trace.get();
-  }
+  const Result<std::unique_ptr<RunTrace>> trace = RunTrace::open(flags.trace);
+  if (!trace.ok()) return fail(console, trace.status());
+  options->trace = trace->get();
 
   std::unique_ptr<RoutingFileWriter> routing;
   if (!flags.routing_file.empty()) {
@@ -344,8 +327,8 @@ int run(const RunFlags& flags) {
                                        stats_json(engine, session, stop_name(session, interrupted), hash.hex()));
     if (!written.ok()) return fail(console, written);
   }
-  if (trace != nullptr) {
-    const Status written = trace->finish();
+  if (*trace != nullptr) {
+    const Status written = (*trace)->finish();
     if (!written.ok()) return fail(console, written);
   }
   if (routing != nullptr) {

@@ -135,7 +135,12 @@ Status ForwardPass::run_batch(std::span<const BatchRun> runs) {
 
 void ForwardPass::head(int32_t first, int32_t count) {
   model_.head(first, count);
+  look_after_reads();
+}
+
+void ForwardPass::look_after_reads() {
   if (cache_ != nullptr) cache_->poll();
+  if (background_) background_();
 }
 
 // The embedded tokens through all layers.
@@ -150,6 +155,7 @@ Status ForwardPass::run_layers(int32_t count, const std::function<void(double)>&
     RETURN_IF_ERROR(stages(layer, count));
     stage_ns_ = clock_.now_ns() - layer_start;
     stats_.stage_ns += stage_ns_;
+    if (trace_ != nullptr) trace_->span(Span::kStages, i, layer_start, layer_start + stage_ns_);
     if (observer() != nullptr) observer()->reached(layer, count);
     if (observer() != nullptr && window) observer()->staged(layer, count);
     if (model_.is_moe_layer(layer)) {
@@ -167,7 +173,7 @@ Status ForwardPass::stages(LayerId layer, int32_t count) {
   for (int32_t first = 0; first < count; first += kStageTokens) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     model_.attention(layer, first, std::min(kStageTokens, count - first));
-    if (cache_ != nullptr) cache_->poll();
+    look_after_reads();
   }
   return {};
 }
@@ -282,7 +288,7 @@ void ForwardPass::compute_group(LayerId layer, std::span<const ExpertId> experts
     work_.push_back({cache_->weights(expert), first, first + static_cast<int32_t>(tokens_of_[index(expert)].size())});
   }
   compute(layer, token_of_row_);
-  cache_->poll();
+  look_after_reads();
 }
 
 Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
@@ -299,7 +305,7 @@ Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
     RETURN_IF_ERROR(cache_->wait_for(expert));
     add_expert(layer, expert);
     cache_->release(expert);
-    cache_->poll();
+    look_after_reads();
   }
   stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
   add_sum(count);
@@ -340,7 +346,7 @@ Status ForwardPass::run_among_residents(int32_t token) {
   for (int32_t i = 0; i < model_.config().n_layer; ++i) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     model_.attention(LayerId{i}, 0, 1);
-    cache_->poll();  // reads under way go on
+    look_after_reads();
     if (model_.is_moe_layer(LayerId{i})) experts_among_residents(LayerId{i});
   }
   model_.head(0, 1);
