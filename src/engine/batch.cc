@@ -204,7 +204,6 @@ void Batch::admit() {
     sequence->text.tokens = sequence->request.prompt;
     parts.active.push_back(std::move(sequence));
   }
-  stats_.most_sequences = std::max(stats_.most_sequences, active());
 }
 
 // Whether all of the text but its last token is in the KV cache.
@@ -458,6 +457,7 @@ void Batch::learn() {
 Status Batch::step() {
   const int64_t start = engine_.clock().now_ns();
   admit();
+  stats_.most_sequences = std::max(stats_.most_sequences, active());
   if (parts_->active.empty()) return {};
   last_ = {};
   for (const auto& one : parts_->active) one->begin_iteration();
