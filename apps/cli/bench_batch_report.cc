@@ -167,9 +167,10 @@ std::string speeds_table(const BatchBenchSummary& summary) {
          "what is not waiting for experts.</p>\n";
 }
 
-// "0.559 / 0.385", measured and predicted.
+// "559 / 385", measured and predicted.
 std::string both(double measured, const std::optional<double>& predicted) {
-  return fmt::format("{:.3f} / {}", measured, predicted ? fmt::format("{:.3f}", *predicted) : "-");
+  const auto words = [](double value) { return fmt::format("{:.{}f}", value, value >= 100 ? 0 : value >= 10 ? 1 : 2); };
+  return words(measured) + " / " + (predicted ? words(*predicted) : "-");
 }
 
 std::string parts_table(const BatchBenchSummary& summary) {
@@ -184,8 +185,8 @@ std::string parts_table(const BatchBenchSummary& summary) {
     out += fmt::format("<tr><td>{}</td><td>{}</td><td>{}</td>", escaped(row.key.contender), escaped(row.key.budget),
                        row.key.sequences);
     for (const PartName& part : kParts) {
-      const auto predicted = row.predicted ? std::optional((*row.predicted).*part.seconds) : std::nullopt;
-      out += fmt::format("<td>{}</td>", both(measured.*part.seconds, predicted));
+      const auto predicted = row.predicted ? std::optional(1e3 * ((*row.predicted).*part.seconds)) : std::nullopt;
+      out += fmt::format("<td>{}</td>", both(1e3 * (measured.*part.seconds), predicted));
     }
     out += fmt::format(
         "<td>{}</td><td>{}</td><td>{:.0f}</td></tr>\n",
@@ -196,7 +197,8 @@ std::string parts_table(const BatchBenchSummary& summary) {
   }
   if (!any) return "<p class=\"soft\">No iteration only generated: give more tokens with -n.</p>\n";
   return out +
-         "</table></div>\n<p class=\"soft\">Seconds, measured / predicted: the median of each over the iterations that "
+         "</table></div>\n<p class=\"soft\">Milliseconds, measured / predicted: the median of each over the iterations "
+         "that "
          "only generate (so that parts need not add up), and the median over rounds. The prediction is the planner's "
          "(drafthorse plan --batch), told for each iteration how many texts it had, how long they were, how many "
          "tokens were drafted and how many experts fit: the model of time is judged, not guesses of acceptance. "
@@ -250,11 +252,15 @@ std::string timeline_figure(const BatchBenchSummary& summary, const std::vector<
     const auto lane = [&](const char* label, const char* css_class, const TimeSpans& spans) {
       return Lane{fmt::format("{}, {}", label, busy(spans)), css_class, spans};
     };
-    groups.push_back({fmt::format("{}, {} at once: {}", one.key.contender, one.key.sequences,
-                                  plural(static_cast<int64_t>(one.begins_ms.size()), "iteration")),
-                      {lane("disk: reading", "s3", one.reads), lane("draft", "s2", one.draft),
-                       lane("attention, dense", "s0", one.attention), lane("experts", "s4", one.experts),
-                       lane("waiting for experts", "s1", one.stall), lane("head, choices", "s5", one.head)}});
+    LaneGroup group{fmt::format("{}, {} at once: {}", one.key.contender, one.key.sequences,
+                                plural(static_cast<int64_t>(one.begins_ms.size()), "iteration")),
+                    {lane("disk: reading", "s3", one.reads)}};
+    if (!one.draft.empty()) group.lanes.push_back(lane("draft", "s2", one.draft));
+    group.lanes.push_back(lane("attention, dense", "s0", one.attention));
+    group.lanes.push_back(lane("experts", "s4", one.experts));
+    group.lanes.push_back(lane("waiting for experts", "s1", one.stall));
+    group.lanes.push_back(lane("head, choices", "s5", one.head));
+    groups.push_back(std::move(group));
   }
   if (groups.empty()) return "";
   return figure("What happens when", lanes_chart(groups, length),

@@ -125,8 +125,8 @@ std::string table(const BatchBenchSummary& summary) {
            fmt::format(" {:>19} {:>6} {:>8} {:>7} {:>7} {:>5} {:>5} {:>5} {:>4}\n", cells...);
   };
   std::string out = fmt::format(
-      "tokens per second: median (range) over {} round{}; speed against '{}' of the same case; of iterations\n"
-      "that only generate: milliseconds, predicted, off by %; disk: of the rate that it was profiled at\n",
+      "tokens per second: median (range) over {} round{}; speed against '{}' of the same case\n"
+      "of iterations that only generate: milliseconds, predicted, off by %; disk: of the profiled rate\n",
       summary.rounds, summary.rounds == 1 ? "" : "s", summary.baseline);
   const BatchRunKey* last = nullptr;
   for (const BatchSummary& row : summary.rows) {
