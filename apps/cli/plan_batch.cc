@@ -24,7 +24,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kReadsUnderWay = 64;
 // Many texts at once use experts more evenly than one does: 32 of the demo's used nearly all of them.
 constexpr double kSkewOfMany = 1;
 constexpr double kChoice_s = 2e-5;  // of one token from its logits, greedily; sampler_bench
@@ -115,7 +114,7 @@ Result<BatchAdvice> advise_here(const PlanFlags& flags) {
     RETURN_IF_ERROR(choose_acceptance(flags, *engine, advice));
     input.acceptance = {advice.acceptance};
   }
-  input.platform.link_bytes_per_s = disk_rate(profile, kReadsUnderWay);
+  input.platform.link_bytes_per_s = profile.disk_bytes_per_s_while_computing;
   input.platform.compute_slowdown_while_loading = profile.compute_slowdown_while_reading;
   input.memory = memory_of(*engine, job);
   input.job = job;

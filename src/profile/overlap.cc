@@ -72,16 +72,23 @@ Status measure_overlap(const MeasureOptions& options, MachineProfile& profile) {
   // In turn: a machine that changes meanwhile changes both.
   double alone = 0;
   double reading = 0;
+  uint64_t bytes = 0;
+  int64_t bytes_ns = 0;
+  const SteadyClock clock;
   for (int round = 0; round < kRounds; ++round) {
     alone += product_seconds(weights, pool, options.seconds / kRounds, nothing);
     for (uint64_t tag = 0; tag < queue->capacity(); ++tag) submit(tag);
+    const int64_t start = clock.now_ns();
     reading += product_seconds(weights, pool, options.seconds / kRounds, [&] {
       const size_t count = queue->reap(done, false);
+      bytes += count * kReadPieceBytes;
       for (size_t i = 0; i < count; ++i) submit(done[i].tag);
     });
+    bytes_ns += clock.now_ns() - start;
     while (queue->in_flight() > 0) queue->reap(done, true);
   }
   profile.compute_slowdown_while_reading = std::max(1.0, reading / alone);
+  profile.disk_bytes_per_s_while_computing = std::max(1.0, static_cast<double>(bytes) / seconds(bytes_ns));
   return {};
 }
 
