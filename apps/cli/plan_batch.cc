@@ -114,7 +114,8 @@ Result<BatchAdvice> advise_here(const PlanFlags& flags) {
     RETURN_IF_ERROR(choose_acceptance(flags, *engine, advice));
     input.acceptance = {advice.acceptance};
   }
-  input.platform.link_bytes_per_s = profile.disk_bytes_per_s_while_computing;
+  input.platform.link_bytes_per_s = profile.stream_bytes_per_s;
+  input.platform.link_bytes_per_s_while_computing = profile.stream_bytes_per_s_while_computing;
   input.platform.compute_slowdown_while_loading = profile.compute_slowdown_while_reading;
   input.memory = memory_of(*engine, job);
   input.job = job;
