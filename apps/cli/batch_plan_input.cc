@@ -7,7 +7,6 @@
 namespace drafthorse::cli {
 namespace {
 
-constexpr int kReadsUnderWay = 64;
 // Many texts at once use experts more evenly than one does: 32 of the demo's used nearly all of them.
 constexpr double kSkewOfMany = 1;
 constexpr double kChoice_s = 2e-5;  // of one token from its logits, greedily; sampler_bench
@@ -43,7 +42,8 @@ Result<BatchPlanInput> plan_input(const Engine& engine, const MachineProfile& pr
                                                 {.skew = kSkewOfMany, .kv_bytes_per_key = kv_bytes(draft)}));
     input.draft = DraftCost{std::move(cost), {}};
   }
-  input.platform.link_bytes_per_s = disk_rate(profile, kReadsUnderWay);
+  input.platform.link_bytes_per_s = profile.stream_bytes_per_s;
+  input.platform.link_bytes_per_s_while_computing = profile.stream_bytes_per_s_while_computing;
   input.platform.compute_slowdown_while_loading = profile.compute_slowdown_while_reading;
   input.memory = memory_of(engine, job);
   input.job = job;

@@ -160,7 +160,10 @@ Status ForwardPass::run_layers(int32_t count, const std::function<void(double)>&
     if (observer() != nullptr && window) observer()->staged(layer, count);
     if (model_.is_moe_layer(layer)) {
       route(layer, count);
-      RETURN_IF_ERROR(window ? experts_by_arrival(layer, count) : experts_in_order(layer, count));
+      // A batch that reads ahead claims slots one by one: a demand for all of a layer's at once would take those of
+      // experts that the next iteration uses again.
+      const bool streams = is_batch_ && read_ahead_ != ReadAhead::kNever;
+      RETURN_IF_ERROR(window && !streams ? experts_by_arrival(layer, count) : experts_in_order(layer, count));
     }
     if (trace_ != nullptr) trace_->span(Span::kLayer, i, layer_start, clock_.now_ns());
     if (!window && progress) progress(static_cast<double>(i + 1) / n_layer);
