@@ -281,7 +281,7 @@ class Batches(BenchTestCase):
         cls.profile = cls.folder / "cache" / "drafthorse" / "profile.json"
         cls.environment = {**os.environ, "XDG_CACHE_HOME": str(cls.folder / "cache")}
         large = cls.folder / "large.bin"
-        large.write_bytes(os.urandom(24 << 20))
+        large.write_bytes(os.urandom(1 << 20) * 80)
         types = ("--types", "f16,f32,bf16,q8_0,q4_0", "--seconds", "0.01", "--json")
         done = execute([Setup.binary, "profile", str(large), *types], env=cls.environment, timeout=120)
         large.unlink()
