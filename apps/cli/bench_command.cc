@@ -96,10 +96,11 @@ busy disk and processor are, and what was predicted beside what was measured, pa
   text("--cutoffs", flags.cutoffs, "layers that policies with a cutoff read ahead: auto, numbers", "LIST");
   text("--sequences", flags.sequences, "of batches: requests worked on at once; default: 4,16,64", "LIST")
       ->needs(batch);
-  text("--regimes", flags.regimes,
-       "of batches: how experts are read, as `batch --regime`: the first with every depth, the others without a draft; "
-       "default: auto",
-       "NAMES")
+  text(
+      "--regimes", flags.regimes,
+      "of batches: how experts are read (stream, cache, layered, auto), the first with every depth, the others without "
+      "a draft; default: auto",
+      "NAMES")
       ->needs(batch);
   bench->add_option("--requests", flags.requests, "of batches: requests of a run; default: as many as --sequences")
       ->type_name("N")

@@ -340,7 +340,7 @@ class Batches(BenchTestCase):
 
     def test_a_run_can_be_made_again_by_its_command(self):
         out = self.out()
-        flags = ("--batch", "--sequences", 2, "--requests", 5, "-n", 5, "--rounds", 1, "--depths", 2, "--budgets", "40M")
+        flags = ("--batch", "--sequences", 2, "--requests", 5, "-n", 5, "--rounds", 1, "--depths", 2, "--budgets", "80M")
         self.assert_fine(self.batches(*flags, "--out", out))
         run, = self.lines(out, "batch-run")
         self.assertEqual((run["requests"], run["generated_tokens"], run["most_sequences"]), (5, 25, 2))
@@ -402,11 +402,11 @@ class Batches(BenchTestCase):
     def test_what_does_not_fit(self):
         # All of it, and what is left where a part does not.
         self.assert_refused(self.batches(*self.FLAGS, "--budgets", "1M", "--out", self.out()), MEMORY, "nothing fits", "1M")
-        flags = ("--batch", "--sequences", "2,512", "-n", 900, "--budgets", "40M", "--out", self.out(), "--dry-run")
+        flags = ("--batch", "--sequences", "2,512", "-n", 900, "--budgets", "80M", "--out", self.out(), "--dry-run")
         result = self.batches(*flags)
         self.assert_fine(result)
         said = result.out.decode()
-        self.assertRegex(said, r"note: 40M, 512 at once, 'no draft': does not fit: there is memory for the texts of \d+")
+        self.assertRegex(said, r"note: 80M, 512 at once, 'no draft': does not fit: there is memory for the texts of \d+")
         self.assertIn("2 requests, 2 at once", said)
         self.assertNotIn("512 requests", said)
         self.assertIn("6 runs: 3 rounds", said)
