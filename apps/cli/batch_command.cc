@@ -148,6 +148,8 @@ class BatchRun {
       options_.batch->sequences = flags_.sequences;
       options_.batch->typical_tokens = size.typical_tokens;
       options_.batch->requests = size.requests;
+      // Memory for a sampler is set aside once.
+      if (size.sampling && size.sampling->grammar.empty()) options_.sampling = *size.sampling;
     }
     trim_heap();
     Result<std::unique_ptr<Engine>> opened =
@@ -178,6 +180,7 @@ class BatchRun {
     meter.note(clock_.now_ns(), 0);
     // Results on the screen need no bar between them.
     const bool bar = flags_.out != "-" || isatty(STDOUT_FILENO) == 0;
+    const double processor_before = processor_seconds();
     int64_t noted = 0;
     double noted_s = 0;
     int64_t most = 0;
@@ -210,6 +213,7 @@ class BatchRun {
                            explanation,
                            seconds_since_start(),
                            load_s_,
+                           processor_seconds() - processor_before,
                            interrupted};
     print_summary(console_, report);
     if (flags_.stats) print_stats(console_, report);

@@ -122,9 +122,12 @@ void print_stats(Console& console, const JobReport& report) {
       "\niterations: {:.2f} s = draft {:.2f} + target {:.2f} (up to routers {:.2f}, experts {:.2f}, waiting {:.2f}) + "
       "head {:.2f}, and the rest",
       stats.busy_s, sum.draft_s, sum.pass_s, sum.attention_s, sum.experts_s, sum.stall_s, sum.head_s));
-  console.line(fmt::format("computing {:.0f} % of the time; {:.1f} tokens verified per iteration, {:.1f} of prompts",
-                           100 * computing_share(report), ratio(sum.window_tokens, stats.iterations),
-                           ratio(sum.prompt_tokens, stats.iterations)));
+  console.line(
+      fmt::format("computing {:.0f} % of the time, {:.2f} of {} threads at work on average; {:.1f} tokens "
+                  "verified per iteration, {:.1f} of prompts",
+                  100 * computing_share(report), ratio(report.processor_seconds, stats.busy_s),
+                  report.engine.target().model->pool().threads(), ratio(sum.window_tokens, stats.iterations),
+                  ratio(sum.prompt_tokens, stats.iterations)));
   if (!report.explanation.empty()) console.line(report.explanation);
 }
 
@@ -192,6 +195,7 @@ Json stats_json(const JobReport& report) {
           {"head_s", sum.head_s},
           {"stall_share", ratio(sum.stall_s, stats.busy_s)},
           {"computing_share", computing_share(report)},
+          {"processor_s", report.processor_seconds},
           {"bytes_read", sum.bytes_read},
           {"bytes_per_s", ratio(static_cast<double>(sum.bytes_read), stats.busy_s)},
           {"explanation", report.explanation},

@@ -47,9 +47,10 @@ struct JobReport {
   const Engine& engine;
   const JobCounts& counts;
   const BatchStats& stats;
-  std::string explanation;  // of depth and number of sequences
-  double seconds = 0;       // from the start of the program, loading included
-  double load_seconds = 0;  // of these
+  std::string explanation;       // of depth and number of sequences
+  double seconds = 0;            // from the start of the program, loading included
+  double load_seconds = 0;       // of these
+  double processor_seconds = 0;  // while requests were worked on, of all threads
   bool interrupted = false;
 };
 

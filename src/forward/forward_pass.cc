@@ -162,7 +162,10 @@ Status ForwardPass::run_layers(int32_t count, const std::function<void(double)>&
       route(layer, count);
       // A batch that reads ahead claims slots one by one: a demand for all of a layer's at once would take those of
       // experts that the next iteration uses again.
-      const bool streams = is_batch_ && read_ahead_ != ReadAhead::kNever;
+      const bool all_there = std::all_of(union_.begin(), union_.end(), [&](ExpertId expert) {
+        return cache_->resident({layer, expert});
+      });
+      const bool streams = is_batch_ && read_ahead_ != ReadAhead::kNever && !all_there;
       RETURN_IF_ERROR(window && !streams ? experts_by_arrival(layer, count) : experts_in_order(layer, count));
     }
     if (trace_ != nullptr) trace_->span(Span::kLayer, i, layer_start, clock_.now_ns());
