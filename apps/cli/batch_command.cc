@@ -294,7 +294,7 @@ Ctrl-C, a crash or a loss of power lose what was being generated, nothing else: 
   path("--out", flags.out, "where results go, a JSON object a line; - is standard output");
   batch->add_flag("--resume", flags.resume, "keep the results that --out holds, and go on with the other requests");
   batch->add_flag("--retry-errors", flags.retry_errors, "as --resume, but requests that failed are tried again");
-  batch->add_option("--sequences", flags.sequences, "requests worked on at once, at most; default: by memory")
+  batch->add_option("--sequences", flags.sequences, "requests worked on at once, at most; default: as planned, or by memory")
       ->type_name("N")
       ->check(CLI::Range(1, kMostSequences));
   batch
