@@ -33,8 +33,11 @@ struct Plan {
 };
 
 Result<EngineOptions> engine_options(const PlanFlags& flags) {
-  return engine_options(EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads,
-                                    flags.draft_depth, flags.drafter, flags.kv});
+  ASSIGN_OR_RETURN(EngineOptions options,
+                   engine_options(EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads,
+                                              flags.draft_depth, flags.drafter, flags.kv}));
+  ASSIGN_OR_RETURN(options.device, device_options(flags.device));
+  return options;
 }
 
 bool same_shape(const ModelConfig& a, const ModelConfig& b) {
@@ -312,6 +315,7 @@ CLI::App* add_plan_command(CLI::App& app, PlanFlags& flags) {
       ->capture_default_str();
   add_drafter_flag(*plan, flags.drafter);
   add_kv_flag(*plan, flags.kv);
+  add_device_flags(*plan, flags.device);
   plan->add_option("--prompt-tokens", flags.prompt_tokens, "length of the prompt to plan for")
       ->type_name("N")
       ->check(CLI::Range(1, 1 << 24))

@@ -116,6 +116,7 @@ Result<EngineOptions> engine_options(const RunFlags& flags) {
   ASSIGN_OR_RETURN(EngineOptions options, engine_options(flags.model));
   options.schedule = schedule_options(flags.schedule);
   options.fitted_path = flags.fitted;
+  ASSIGN_OR_RETURN(options.device, device_options(flags.device));
   ASSIGN_OR_RETURN(options.sampling, sampling_options(flags.sampling));
   return options;
 }
@@ -194,6 +195,7 @@ std::string check_not_negative(const std::string& value) {
 CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
   CLI::App* run = app.add_subcommand("run", "Generate text from a prompt");
   add_model_flags(*run, flags.model);
+  add_device_flags(*run, flags.device);
   CLI::Option* prompt = run->add_option("-p,--prompt", flags.prompt, "the prompt, taken literally")->type_name("TEXT");
   run->add_option("-f,--file", flags.prompt_file, "read the prompt from a file")
       ->type_name("FILE")

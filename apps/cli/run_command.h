@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "console.h"
 #include "engine/session.h"
+#include "device_flags.h"
 #include "engine_flags.h"
 #include "sampling_flags.h"
 #include "schedule_flags.h"
@@ -16,6 +17,7 @@ namespace drafthorse::cli {
 
 struct RunFlags {
   ModelFlags model;
+  DeviceFlags device;
   std::string prompt;
   bool prompt_given = false;
   std::string prompt_file;

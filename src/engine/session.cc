@@ -52,7 +52,8 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
   // All but the last token: the first step verifies that one like any other.
   const auto kept = static_cast<size_t>(common);
   const std::span<const int32_t> body = prompt.subspan(kept, prompt.size() - 1 - kept);
-  const int32_t scored = drafter_policy_ && drafter_policy_->cycles() == 0
+  // In fixed mode what is asked of a prompt must not depend on who drafts: it would cut the prompt otherwise.
+  const int32_t scored = drafter_policy_ && drafter_policy_->cycles() == 0 && !engine_.fixed_placement()
                              ? std::min({kScoredPositions, static_cast<int32_t>(body.size()),
                                          target_.model->workspace().shape().max_window})
                              : 0;
