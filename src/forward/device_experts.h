@@ -79,6 +79,7 @@ class DeviceExperts {
   const DeviceSlots& slots() const { return slots_; }
   Placement placement() const { return placement_; }
   const MissCosts& costs() const { return costs_; }
+  void set_costs(const MissCosts& costs) { costs_ = costs; }
   const std::vector<DeviceLayerStats>& stats() const { return stats_; }  // by layer
   void reset_stats() { stats_.assign(stats_.size(), {}); }
   int64_t device_waits() const { return stages_.device().waits(); }
