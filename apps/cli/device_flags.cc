@@ -20,9 +20,10 @@ void add_device_flags(CLI::App& command, DeviceFlags& flags) {
       ->type_name("SIZE")
       ->check(check_not_empty);
   command
-      .add_option("--placement", flags.placement,
-                  "where experts that the device lacks are computed: auto (there or on the CPU, whichever is sooner), or "
-                  "fixed (there, and the text is the same at any draft depth and number of slots)")
+      .add_option(
+          "--placement", flags.placement,
+          "where experts that the device lacks are computed: auto (there or on the CPU, whichever is sooner), or "
+          "fixed (there, and the text is the same at any draft depth and number of slots)")
       ->type_name("auto|fixed")
       ->check(one_of(placement_names()))
       ->capture_default_str();

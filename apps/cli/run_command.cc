@@ -10,6 +10,7 @@
 #include "base/host_memory.h"
 #include "base/units.h"
 #include "chat.h"
+#include "device_report.h"
 #include "engine/session.h"
 #include "engine_flags.h"
 #include "hits_picture.h"
@@ -45,6 +46,7 @@ void print_summary(Console& console, Engine& engine, const Session& session) {
                     format_size(static_cast<uint64_t>(stats.bytes_read_per_token())),
                     stats.decode_s > 0 ? 100 * stats.stall_s / stats.decode_s : 0.0));
   }
+  print_device_summary(console, engine, stats);
   console.line(fmt::format("memory: {} at most, of a budget of {}", format_size(peak_resident_bytes()),
                            format_size(engine.ram_budget_bytes())));
 }
@@ -69,6 +71,7 @@ void print_stats(Console& console, const Engine& engine, const SessionStats& sta
                              100.0 * static_cast<double>(stats.accepted_by_position[i]) /
                                  static_cast<double>(std::max<int64_t>(1, stats.reached_by_position[i]))));
   }
+  print_device_stats(console, engine, stats);
   if (stats.decode_layers.empty()) return;
   console.line("\nlayer     hits  in flight   misses  evicted       read  read ahead   waiting");
   for (size_t i = 0; i < stats.decode_layers.size(); ++i) {

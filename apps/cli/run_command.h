@@ -7,8 +7,8 @@
 
 #include "base/status.h"
 #include "console.h"
-#include "engine/session.h"
 #include "device_flags.h"
+#include "engine/session.h"
 #include "engine_flags.h"
 #include "sampling_flags.h"
 #include "schedule_flags.h"

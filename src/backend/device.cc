@@ -39,14 +39,10 @@ DeviceInfo::Kind kind_of(enum ggml_backend_dev_type type) {
 DeviceInfo describe(ggml_backend_dev_t device) {
   ggml_backend_dev_props props{};
   ggml_backend_dev_get_props(device, &props);
-  return {props.name,
-          props.description,
-          kind_of(props.type),
-          props.memory_free,
-          props.memory_total,
-          props.caps.async,
-          props.caps.events,
-          props.caps.host_buffer && ggml_backend_dev_host_buffer_type(device) != nullptr};
+  return {props.name,          props.description,
+          kind_of(props.type), props.memory_free,
+          props.memory_total,  props.caps.async,
+          props.caps.events,   props.caps.host_buffer && ggml_backend_dev_host_buffer_type(device) != nullptr};
 }
 
 // ggml itself ends the process where nobody answers.
@@ -107,9 +103,10 @@ Status add_server(const std::string& endpoint) {
   }
   ggml_backend_reg_t rpc = ggml_backend_reg_by_name("RPC");
   using AddServer = ggml_backend_reg_t (*)(const char*);
-  const auto add = rpc == nullptr ? nullptr
-                                  : reinterpret_cast<AddServer>(
-                                        ggml_backend_reg_get_proc_address(rpc, "ggml_backend_rpc_add_server"));
+  const auto add =
+      rpc == nullptr
+          ? nullptr
+          : reinterpret_cast<AddServer>(ggml_backend_reg_get_proc_address(rpc, "ggml_backend_rpc_add_server"));
   if (add == nullptr) return usage_error("the installed ggml has no RPC backend: build it with GGML_RPC=ON");
   if (!answers(endpoint.substr(0, colon), endpoint.substr(colon + 1))) {
     return usage_error(fmt::format("{}: no server answers there; start one, or check the address", endpoint));
@@ -219,9 +216,9 @@ Status DeviceArena::allocate(const std::string& what) {
   const uint64_t most = ggml_backend_buft_get_max_size(device_->memory_type());
   if (bytes_ <= most) buffer_.reset(ggml_backend_buft_alloc_buffer(device_->memory_type(), bytes_));
   if (buffer_ == nullptr) {
-    return memory_error(fmt::format("device {} has no {} for {}{}: give a smaller --vram, or free some of its memory",
-                                    device_->info().name, format_size(bytes_), what,
-                                    bytes_ <= most ? "" : fmt::format(" (at most {} in one piece)", format_size(most))));
+    return memory_error(fmt::format(
+        "device {} has no {} for {}{}: give a smaller --vram, or free some of its memory", device_->info().name,
+        format_size(bytes_), what, bytes_ <= most ? "" : fmt::format(" (at most {} in one piece)", format_size(most))));
   }
   ggml_backend_buffer_clear(buffer_.get(), 0);
   auto* const base = static_cast<std::byte*>(ggml_backend_buffer_get_base(buffer_.get()));

@@ -22,11 +22,11 @@ Result<uint64_t> plan_device_memory(const std::string& device, const MemoryLedge
   const uint64_t least = fixed.total() + least_slot_bytes;
   if (budget_bytes >= least) return budget_bytes - fixed.total();
   const auto& entries = fixed.entries();
-  const auto most = std::max_element(entries.begin(), entries.end(),
-                                     [](const auto& a, const auto& b) { return a.bytes < b.bytes; });
-  return memory_error(fmt::format("{} of {}'s memory are too little: at least --vram {}M is needed; the largest part is {} with {}",
-                                  format_size(budget_bytes), device, align_up(least, kMiB) / kMiB, most->tag,
-                                  format_size(most->bytes)));
+  const auto most =
+      std::max_element(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.bytes < b.bytes; });
+  return memory_error(fmt::format(
+      "{} of {}'s memory are too little: at least --vram {}M is needed; the largest part is {} with {}",
+      format_size(budget_bytes), device, align_up(least, kMiB) / kMiB, most->tag, format_size(most->bytes)));
 }
 
 }  // namespace drafthorse

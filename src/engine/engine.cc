@@ -181,11 +181,11 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options, const
 Status Engine::open_device() {
   DeviceOptions& options = options_.device;
   const bool asked_for = options.name != "auto" && options.name != kNoDevice;
-  const std::string only_cpu = options_.batch                     ? "batches are"
-                               : options_.calibration_positions   ? "calibration is"
-                               : options_.kv_type != "f16"        ? "keys and values in q8_0 are"
-                               : options_.drafter == "resident"   ? "--drafter resident is"
-                                                                  : "";
+  const std::string only_cpu = options_.batch                   ? "batches are"
+                               : options_.calibration_positions ? "calibration is"
+                               : options_.kv_type != "f16"      ? "keys and values in q8_0 are"
+                               : options_.drafter == "resident" ? "--drafter resident is"
+                                                                : "";
   if (!only_cpu.empty() && asked_for) {
     return usage_error(fmt::format("{} computed on the CPU alone: leave --device {} out", only_cpu, options.name));
   }
@@ -433,7 +433,8 @@ Status Engine::plan_device() {
                    plan_device_memory(device_->info().name, device_ledger_, least, vram_budget_bytes()));
   if (target_.bank == nullptr) return {};
   // Each of a kind's three tensors is aligned.
-  std::vector<int> slots = target_.bank->slots_for(left - 3 * device_->alignment() * static_cast<uint64_t>(target_.bank->kinds()));
+  std::vector<int> slots =
+      target_.bank->slots_for(left - 3 * device_->alignment() * static_cast<uint64_t>(target_.bank->kinds()));
   if (options_.device_slots) {
     for (int& of_kind : slots) of_kind = std::clamp(*options_.device_slots, 1, of_kind);
   }
@@ -525,9 +526,8 @@ Status Engine::create_device_experts(LoadedModel& loaded, std::string_view evict
   for (int32_t i = 0; i < loaded.model->config().n_layer; ++i) kinds.push_back(loaded.bank->kind_of(LayerId{i}));
   for (int kind = 0; kind < loaded.bank->kinds(); ++kind) slots.push_back(loaded.bank->slots(kind));
   DeviceSlots device_slots(loaded.model->layout(), kinds, slots, make_eviction_policy(eviction));
-  loaded.device_experts =
-      std::make_unique<DeviceExperts>(*loaded.model, *loaded.cache, *loaded.bank, std::move(device_slots), placement,
-                                      clock_, interrupted_);
+  loaded.device_experts = std::make_unique<DeviceExperts>(*loaded.model, *loaded.cache, *loaded.bank,
+                                                          std::move(device_slots), placement, clock_, interrupted_);
   loaded.pass->set_device_experts(loaded.device_experts.get());
   return {};
 }
@@ -566,6 +566,7 @@ Status Engine::load(const LoadProgress& progress) {
                                         fixed_placement() ? Placement::kFixed : Placement::kAuto));
   if (target_.device_experts != nullptr && !fixed_placement()) RETURN_IF_ERROR(target_.device_experts->measure());
   if (target_.cache != nullptr) target_.cache->set_trace(options_.trace);
+  if (target_.device_experts != nullptr) target_.device_experts->set_trace(options_.trace);
   target_.pass->set_trace(options_.trace);
   if (!options_.batch) create_drafters();
   RETURN_IF_ERROR(schedule_->load());

@@ -43,8 +43,7 @@ bool DeviceSlots::full(LayerId layer) const {
 }
 
 EvictionContext DeviceSlots::context(LayerId incoming) const {
-  return {layer_,  static_cast<int>(layout_.n_layers()), tokens_, forecast_, window_, incoming, held_by_layer_,
-          shares_};
+  return {layer_, static_cast<int>(layout_.n_layers()), tokens_, forecast_, window_, incoming, held_by_layer_, shares_};
 }
 
 std::optional<int> DeviceSlots::find(ExpertKey key) const {

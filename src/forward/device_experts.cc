@@ -8,7 +8,7 @@
 
 namespace drafthorse {
 
-DeviceLayerStats sum(const std::vector<DeviceLayerStats>& layers) {
+DeviceLayerStats total_of(const std::vector<DeviceLayerStats>& layers) {
   DeviceLayerStats total;
   for (const DeviceLayerStats& layer : layers) {
     total.hits += layer.hits;
@@ -73,6 +73,9 @@ std::vector<bool> DeviceExperts::place(const LayerRouting& routing, std::span<co
   // A long run has more rows than the host's buffers, and its copies serve many tokens each.
   const bool window = routing.count <= model_.workspace().shape().max_window;
   if (placement_ == Placement::kFixed || !window || costs_.link_bytes_per_s <= 0) {
+    for (const ExpertId expert : missing) {
+      if (trace_ != nullptr) trace_->placed({routing.layer, expert}, false, 0, 0, clock_.now_ns());
+    }
     return std::vector<bool>(missing.size());
   }
   const auto bytes = static_cast<double>(bank_.slot_bytes(bank_.kind_of(routing.layer)));
@@ -82,7 +85,11 @@ std::vector<bool> DeviceExperts::place(const LayerRouting& routing, std::span<co
     costs.push_back({bytes / costs_.link_bytes_per_s,
                      bytes / costs_.host_bytes_per_s + more * bytes / costs_.host_row_bytes_per_s});
   }
-  return compute_on_host(costs);
+  const std::vector<bool> on_host = compute_on_host(costs);
+  for (size_t i = 0; i < missing.size() && trace_ != nullptr; ++i) {
+    trace_->placed({routing.layer, missing[i]}, on_host[i], costs[i].copy_s, costs[i].host_s, clock_.now_ns());
+  }
+  return on_host;
 }
 
 Status DeviceExperts::bring(const LayerRouting& routing, std::span<const ExpertId> missing) {

@@ -2,10 +2,10 @@
 // not comes from the expert cache in RAM, which reads it from the SSD where it has to, and is copied to the device or,
 // where that ends sooner, computed on the host beside it.
 //
-// The device computes what it has while the rest is copied, and each wave of copies as one batch. The host waits for the
-// device only where a layer needs more experts than there are slots. Every (token, expert) pair is computed alone and
-// kept apart, and a token's experts are added in the order of their ids: what is where does not show in the sum where
-// everything is computed on the device, which fixed placement sees to.
+// The device computes what it has while the rest is copied, and each wave of copies as one batch. The host waits for
+// the device only where a layer needs more experts than there are slots. Every (token, expert) pair is computed alone
+// and kept apart, and a token's experts are added in the order of their ids: what is where does not show in the sum
+// where everything is computed on the device, which fixed placement sees to.
 #pragma once
 
 #include <atomic>
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/trace.h"
 #include "expert/cache.h"
 #include "expert/device_slots.h"
 #include "model/device_stages.h"
@@ -41,13 +42,13 @@ enum class Placement {
 
 // Of one layer, since the last reset_stats().
 struct DeviceLayerStats {
-  int64_t hits = 0;          // needed, and in a slot
-  int64_t copied = 0;        // needed, copied and computed on the device
-  int64_t on_host = 0;       // needed, computed on the host
-  int64_t extra_waits = 0;   // the host waited for slots to come free
+  int64_t hits = 0;         // needed, and in a slot
+  int64_t copied = 0;       // needed, copied and computed on the device
+  int64_t on_host = 0;      // needed, computed on the host
+  int64_t extra_waits = 0;  // the host waited for slots to come free
   uint64_t bytes_copied = 0;
 };
-DeviceLayerStats sum(const std::vector<DeviceLayerStats>& layers);
+DeviceLayerStats total_of(const std::vector<DeviceLayerStats>& layers);
 
 // What decides between copying and computing on the host, measured at loading and while running.
 struct MissCosts {
@@ -63,7 +64,10 @@ class DeviceExperts {
   DeviceExperts(Model& model, ExpertCache& host, ExpertBank& bank, DeviceSlots slots, Placement placement,
                 const Clock& clock, const std::atomic<bool>* interrupted);
 
-  // Adds the experts' outputs to the residual, after Model::attention() of the layer. On an error abandon() must follow.
+  void set_trace(Trace* trace) { trace_ = trace; }  // must outlive this; nullptr: none
+
+  // Adds the experts' outputs to the residual, after Model::attention() of the layer. On an error abandon() must
+  // follow.
   Status run(const LayerRouting& routing);
   // Lets go what the last layer held in RAM. Between a pass and whatever else uses the cache.
   void settle();
@@ -102,10 +106,11 @@ class DeviceExperts {
   const Clock& clock_;
   const std::atomic<bool>* interrupted_;
   MissCosts costs_;
+  Trace* trace_ = nullptr;
   std::vector<DeviceLayerStats> stats_;
-  std::vector<ExpertId> held_in_ram_;    // handed out by the cache, being copied
-  std::vector<int32_t> first_row_of_;    // by expert, of the present layer
-  int32_t rows_ = 0;                     // numbered so far
+  std::vector<ExpertId> held_in_ram_;  // handed out by the cache, being copied
+  std::vector<int32_t> first_row_of_;  // by expert, of the present layer
+  int32_t rows_ = 0;                   // numbered so far
   std::vector<ops::ExpertWork> work_;
 };
 

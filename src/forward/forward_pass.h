@@ -64,7 +64,7 @@ class ForwardPass {
 
   // Of a MoE model on a device, before anything is run; must outlive the pass.
   void set_device_experts(DeviceExperts* experts) { device_experts_ = experts; }
-  DeviceExperts* device_experts() const { return device_experts_; }  // nullptr: experts are computed on the host
+  DeviceExperts* device_experts() const { return device_experts_; }    // nullptr: experts are computed on the host
   void set_trace(Trace* trace) { trace_ = trace; }                     // must outlive the pass; nullptr: none
   void set_observer(PassObserver* observer) { observer_ = observer; }  // likewise
 

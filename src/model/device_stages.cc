@@ -13,24 +13,18 @@ namespace drafthorse {
 namespace {
 
 constexpr int32_t kMostKeptWindow = 17;
-constexpr int32_t kExtentStep = 256;    // rows; graphs are built anew when the text grows by so many
-constexpr size_t kMoreTensors = 40;     // that a device's layer has at most beyond a host's
-constexpr size_t kProbeTensors = 8;     // per probe
-constexpr int32_t kFewRows = 64;        // up to so many each row is an expert of one token: kernels for vectors
-constexpr ggml_fp16_t kSeen = 0;        // 0 in 16 bits
+constexpr int32_t kExtentStep = 256;     // rows; graphs are built anew when the text grows by so many
+constexpr size_t kMoreTensors = 40;      // that a device's layer has at most beyond a host's
+constexpr size_t kProbeTensors = 8;      // per probe
+constexpr int32_t kFewRows = 64;         // up to so many each row is an expert of one token: kernels for vectors
+constexpr ggml_fp16_t kSeen = 0;         // 0 in 16 bits
 constexpr ggml_fp16_t kUnseen = 0xFC00;  // minus infinity
 
 }  // namespace
 
 DeviceStages::DeviceStages(Device& device, const ModelConfig& config, const Family& family, const ModelWeights& weights,
                            const ExpertLayout& layout, const KvCache& kv, const DeviceStageShape& shape)
-    : device_(device),
-      config_(config),
-      family_(family),
-      weights_(weights),
-      layout_(layout),
-      kv_(kv),
-      shape_(shape) {
+    : device_(device), config_(config), family_(family), weights_(weights), layout_(layout), kv_(kv), shape_(shape) {
   CHECK(shape.columns >= shape.fixed_window && shape.max_window > 0);
 }
 
@@ -49,7 +43,9 @@ uint64_t DeviceStages::graph_bytes() const {
   return kept * static_cast<uint64_t>(config_.n_layer) * StageGraph::context_bytes(graph_tensors());
 }
 
-int32_t DeviceStages::padded(int32_t count) const { return std::max(count, count <= shape_.fixed_window ? shape_.fixed_window : 0); }
+int32_t DeviceStages::padded(int32_t count) const {
+  return std::max(count, count <= shape_.fixed_window ? shape_.fixed_window : 0);
+}
 
 int32_t DeviceStages::extent_for(int32_t positions) const {
   if (fixed()) return kv_.context();
@@ -115,12 +111,10 @@ Status DeviceStages::measure(const Graph& graph) {
   for (int i = 0; i < ggml_graph_n_nodes(graph->graph); ++i) {
     const ggml_tensor* node = ggml_graph_node(graph->graph, i);
     if (device_.supports(node)) continue;
-    return usage_error(fmt::format("device {} cannot compute {} of {}{}: use --device cpu", device_.info().name,
-                                   ggml_op_desc(node),
-                                   ggml_type_name(node->src[0] != nullptr ? node->src[0]->type : node->type),
-                                   node->src[0] != nullptr && node->src[0]->name[0] != '\0'
-                                       ? fmt::format(" ({})", node->src[0]->name)
-                                       : ""));
+    return usage_error(fmt::format(
+        "device {} cannot compute {} of {}{}: use --device cpu", device_.info().name, ggml_op_desc(node),
+        ggml_type_name(node->src[0] != nullptr ? node->src[0]->type : node->type),
+        node->src[0] != nullptr && node->src[0]->name[0] != '\0' ? fmt::format(" ({})", node->src[0]->name) : ""));
   }
   size_t bytes = 0;
   ggml_gallocr_reserve_n_size(scratch_, graph->graph, nullptr, nullptr, &bytes);
@@ -184,8 +178,8 @@ DeviceStages::Graph DeviceStages::build_layer(LayerId layer, int32_t count, int3
 DeviceStages::Graph DeviceStages::build_head(int32_t first, int32_t count) {
   Graph graph = new_graph();
   DeviceStageBuilder builder(graph->context, config_, nullptr);
-  ggml_tensor* x = builder.rms_norm(columns(graph, residual_, first, count), weights_.output_norm,
-                                    weights_.output_norm_bias);
+  ggml_tensor* x =
+      builder.rms_norm(columns(graph, residual_, first, count), weights_.output_norm, weights_.output_norm_bias);
   place(graph, builder.linear(weights_.output, x, weights_.output_bias), logits_, 0);
   return graph;
 }
@@ -256,8 +250,7 @@ void DeviceStages::wait() {
   idle_ = true;
 }
 
-void DeviceStages::begin(const float* embedded, std::span<const int32_t> positions,
-                         std::span<const int64_t> kv_rows) {
+void DeviceStages::begin(const float* embedded, std::span<const int32_t> positions, std::span<const int64_t> kv_rows) {
   if (!idle_) wait();
   count_ = static_cast<int32_t>(positions.size());
   CHECK(count_ > 0 && count_ <= shape_.columns);

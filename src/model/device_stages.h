@@ -36,9 +36,9 @@ struct DeviceStageShape {
 
 // Where a layer's results are wanted, each for `count` columns.
 struct LayerResults {
-  float* router_logits = nullptr;      // [n_expert, count]
-  float* ffn_input = nullptr;          // [n_embd, count]; nullptr: not wanted
-  std::vector<float*> probe_logits;    // by probe: [experts of its router, count]; only those at this layer are written
+  float* router_logits = nullptr;    // [n_expert, count]
+  float* ffn_input = nullptr;        // [n_embd, count]; nullptr: not wanted
+  std::vector<float*> probe_logits;  // by probe: [experts of its router, count]; only those at this layer are written
 };
 
 class DeviceStages {
@@ -130,13 +130,13 @@ class DeviceStages {
   ggml_gallocr_t scratch_ = nullptr;
   uint64_t scratch_bytes_ = 0;
 
-  int32_t count_ = 0;                              // tokens of the pass
-  int32_t extent_ = 0;                             // rows of the cache that its attention looks at
+  int32_t count_ = 0;                                  // tokens of the pass
+  int32_t extent_ = 0;                                 // rows of the cache that its attention looks at
   std::map<std::pair<int32_t, int32_t>, Graph> kept_;  // by (layer, count), for kept_extent_
   int32_t kept_extent_ = 0;
-  std::deque<std::vector<std::byte>> written_;     // what queued writes read from
-  std::vector<Graph> queued_;                      // graphs that run once
-  bool idle_ = true;                               // nothing is queued
+  std::deque<std::vector<std::byte>> written_;  // what queued writes read from
+  std::vector<Graph> queued_;                   // graphs that run once
+  bool idle_ = true;                            // nothing is queued
 };
 
 }  // namespace drafthorse

@@ -45,14 +45,15 @@ uint64_t ExpertBank::all_bytes() const {
 }
 
 std::vector<int> ExpertBank::slots_for(uint64_t bytes) const {
-  const double share = std::min(1.0, static_cast<double>(bytes) / static_cast<double>(std::max<uint64_t>(1, all_bytes())));
+  const double share =
+      std::min(1.0, static_cast<double>(bytes) / static_cast<double>(std::max<uint64_t>(1, all_bytes())));
   // A tensor may be as large as the device allows.
   const uint64_t most = ggml_backend_buft_get_max_size(device_.memory_type()) / 3;
   std::vector<int> slots;
   for (const Kind& kind : kinds_) {
     const auto wanted = static_cast<uint64_t>(share * kind.experts);
-    slots.push_back(static_cast<int>(std::clamp<uint64_t>(std::min(wanted, most / kind.slot_bytes), 1,
-                                                          static_cast<uint64_t>(kind.experts))));
+    slots.push_back(static_cast<int>(
+        std::clamp<uint64_t>(std::min(wanted, most / kind.slot_bytes), 1, static_cast<uint64_t>(kind.experts))));
   }
   return slots;
 }
@@ -64,8 +65,7 @@ void ExpertBank::set_slots(std::span<const int> slots) {
     Kind& kind = kinds_[i];
     kind.slots = slots[i];
     const auto bank = [&](const ExpertMatrix& matrix) {
-      ggml_tensor* tensor =
-          ggml_new_tensor_3d(context_.get(), matrix.type, matrix.columns, matrix.rows, kind.slots);
+      ggml_tensor* tensor = ggml_new_tensor_3d(context_.get(), matrix.type, matrix.columns, matrix.rows, kind.slots);
       memory_.add(tensor);
       return tensor;
     };

@@ -1,5 +1,5 @@
-// Stages on the host: linears and attention are our ops inside the ggml graph, the rest is ggml's own, row by row and so
-// independent of the window.
+// Stages on the host: linears and attention are our ops inside the ggml graph, the rest is ggml's own, row by row and
+// so independent of the window.
 #pragma once
 
 #include <vector>

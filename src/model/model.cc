@@ -307,9 +307,8 @@ void Model::attention(LayerId layer, int32_t first, int32_t count) {
 }
 
 void Model::attention_on_device(LayerId layer) {
-  LayerResults results = {workspace_.router_logits,
-                          tapped_.bytes() > 0 ? reinterpret_cast<float*>(tapped_.data()) : nullptr,
-                          {}};
+  LayerResults results = {
+      workspace_.router_logits, tapped_.bytes() > 0 ? reinterpret_cast<float*>(tapped_.data()) : nullptr, {}};
   for (const uint64_t offset : probe_offsets_) {
     results.probe_logits.push_back(reinterpret_cast<float*>(probe_logits_.data() + offset));
   }

@@ -45,8 +45,8 @@ struct ModelOptions {
   KvCache* kv = nullptr;  // another model's, to read and write instead of one of its own; must outlive the model
   int32_t sequences = 1;  // in the KV cache
   ggml_type kv_type = GGML_TYPE_F16;  // of keys and values
-  Device* device = nullptr;           // computes all stages, for one sequence; must outlive the model; nullptr: the host
-  int32_t fixed_window = 0;           // on a device, see device_stages.h
+  Device* device = nullptr;  // computes all stages, for one sequence; must outlive the model; nullptr: the host
+  int32_t fixed_window = 0;  // on a device, see device_stages.h
 };
 
 // Neighbouring tokens of one sequence in a pass.
@@ -107,7 +107,8 @@ class Model {
   void embed(std::span<const SequenceRun> runs);
 
   // One layer up to its routed experts: residual -> residual, ffn_input, router_logits; writes the KV cache.
-  // Columns [first, first + count), count at most stage_tokens(). On a device the residual and the FFN input stay there.
+  // Columns [first, first + count), count at most stage_tokens(). On a device the residual and the FFN input stay
+  // there.
   void attention(LayerId layer, int32_t first, int32_t count);
 
   // One token's router logits [n_expert] -> its experts, n_expert_used of them, in the order of their ids.

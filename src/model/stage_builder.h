@@ -1,6 +1,6 @@
-// What a family's file builds stage graphs from: the vocabulary of a transformer layer. A seam between families and what
-// computes: on the host (host_stage_builder.h) linears and attention are our ops inside the ggml graph, on a device
-// (device_stage_builder.h) all nodes are ggml's own. A builder lives as long as one graph is being built.
+// What a family's file builds stage graphs from: the vocabulary of a transformer layer. A seam between families and
+// what computes: on the host (host_stage_builder.h) linears and attention are our ops inside the ggml graph, on a
+// device (device_stage_builder.h) all nodes are ggml's own. A builder lives as long as one graph is being built.
 #pragma once
 
 #include <ggml.h>

@@ -103,8 +103,8 @@ void WeightDeclarations::keep_on_host(const ggml_tensor* tensor) {
 }
 
 ggml_tensor* WeightDeclarations::duplicate(const ggml_tensor* tensor) {
-  const auto declared = std::find_if(declared_.begin(), declared_.end(),
-                                     [tensor](const Declared& one) { return one.tensor == tensor; });
+  const auto declared =
+      std::find_if(declared_.begin(), declared_.end(), [tensor](const Declared& one) { return one.tensor == tensor; });
   CHECK(declared != declared_.end());
   ggml_tensor* other = ggml_dup_tensor(context_, tensor);
   declared_.push_back({other, declared->info});

@@ -152,7 +152,8 @@ class DenseWeights {
     void operator()(ggml_context* context) const { ggml_free(context); }
   };
   std::unique_ptr<ggml_context, ContextDeleter> context_;
-  Status load_to_device(const FileSet& files, ReadQueue& queue, const std::function<bool(uint64_t, uint64_t)>& progress);
+  Status load_to_device(const FileSet& files, ReadQueue& queue,
+                        const std::function<bool(uint64_t, uint64_t)>& progress);
   Status derive_for_device(const WeightDeclarations::Derived& one, const FileSet& files, ReadQueue& queue);
   FileExtent extent_on_device(const ggml_tensor* tensor) const;
 

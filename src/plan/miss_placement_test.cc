@@ -11,7 +11,8 @@ namespace {
 double ends(std::span<const MissingExpert> missing, const std::vector<bool>& on_host) {
   double copies = 0;
   double host = 0;
-  for (size_t i = 0; i < missing.size(); ++i) (on_host[i] ? host : copies) += on_host[i] ? missing[i].host_s : missing[i].copy_s;
+  for (size_t i = 0; i < missing.size(); ++i)
+    (on_host[i] ? host : copies) += on_host[i] ? missing[i].host_s : missing[i].copy_s;
   return std::max(copies, host);
 }
 

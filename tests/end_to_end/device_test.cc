@@ -15,8 +15,8 @@
 namespace drafthorse {
 namespace {
 
-constexpr size_t kPrompts = 6;
-constexpr int64_t kTokens = 64;
+constexpr size_t kPrompts = 4;
+constexpr int64_t kTokens = 48;
 constexpr int kAllSlots = 1 << 20;
 
 const std::string kTarget = DRAFTHORSE_MODELS_DIR "/target.gguf";
@@ -132,8 +132,9 @@ TEST_F(OnDevice, FixedPlacementGivesTheSameTextAtAnyDepth) {
 }
 
 TEST_F(OnDevice, FixedPlacementGivesTheSameTextWithAnySlots) {
-  for (const int device_slots : {1, 2, 7, 40, kAllSlots}) {
+  for (const int device_slots : {1, 3, 7, 40, kAllSlots}) {
     for (const int ram_slots : {2, 13, kAllSlots}) {
+      if (device_slots == 1 && ram_slots == 13) continue;
       EngineOptions few = drafting("model", device_slots % 3 == 0 ? 0 : 4);
       few.device_slots = device_slots;
       few.expert_slots = ram_slots;
@@ -185,7 +186,7 @@ TEST_F(OnDevice, MissesAreComputedOnEitherSide) {
     const std::vector<int32_t> prompt = (*engine)->tokenizer().tokenize(read_prompts(1).front());
     const Generated result = generate(**engine, prompt, kTokens);
     ASSERT_TRUE(result.status.ok());
-    const DeviceLayerStats total = sum(experts.stats());
+    const DeviceLayerStats total = total_of(experts.stats());
     if (host_bytes_per_s > 1e12) {
       EXPECT_GT(total.on_host, 100);
     } else {
@@ -209,7 +210,7 @@ TEST_F(OnDevice, TheHostWaitsOncePerLayerWithExperts) {
     const int64_t before = (*engine)->device()->waits();
     ASSERT_TRUE(target.pass->run(window, 3).ok());
     EXPECT_EQ((*engine)->device()->waits() - before, moe_layers + 1) << placement;  // and one for the logits
-    EXPECT_EQ(sum(target.device_experts->stats()).extra_waits, 0);
+    EXPECT_EQ(total_of(target.device_experts->stats()).extra_waits, 0);
   }
 }
 
@@ -256,7 +257,7 @@ TEST_F(OnDevice, LedgerHoldsWhatIsTaken) {
 
 // The device has less memory than the budget says.
 TEST_F(OnDevice, ExhaustedMemoryIsAMessage) {
-  static DeviceServerProcess* small = new DeviceServerProcess(160);
+  static DeviceServerProcess* small = new DeviceServerProcess(96);
   EngineOptions much = options();
   much.context = 2048;
   much.device.servers.push_back(small->endpoint());
@@ -322,8 +323,9 @@ TEST_P(FamilyOnDevice, AgreesWithTheOracle) {
     Tolerance tolerance;
   };
   constexpr double kMargin = 5.5;
-  for (const TypeCase& one : {TypeCase{"F32", GGML_TYPE_F32, {kFloat.relative_rms, kFloat.excluded, 0.04, kMargin}},
-                              TypeCase{"Q4_K", GGML_TYPE_Q4_K, {kQuantized.relative_rms, kQuantized.excluded, 0, kMargin}}}) {
+  for (const TypeCase& one :
+       {TypeCase{"F32", GGML_TYPE_F32, {kFloat.relative_rms, kFloat.excluded, 0.04, kMargin}},
+        TypeCase{"Q4_K", GGML_TYPE_Q4_K, {kQuantized.relative_rms, kQuantized.excluded, 0, kMargin}}}) {
     TinyModelOptions tiny = GetParam().options;
     tiny.type = one.type;
     const Result<std::string> path = write_tiny_model(folder.file("model.gguf"), tiny);

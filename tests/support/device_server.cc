@@ -26,9 +26,9 @@ int main(int argc, char** argv) {
   ggml_backend_reg_t rpc = ggml_backend_reg_by_name("RPC");
   ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
   using Start = void (*)(const char*, const char*, size_t, size_t, ggml_backend_dev_t*);
-  const auto start = rpc == nullptr ? nullptr
-                                    : reinterpret_cast<Start>(
-                                          ggml_backend_reg_get_proc_address(rpc, "ggml_backend_rpc_start_server"));
+  const auto start =
+      rpc == nullptr ? nullptr
+                     : reinterpret_cast<Start>(ggml_backend_reg_get_proc_address(rpc, "ggml_backend_rpc_start_server"));
   if (start == nullptr || cpu == nullptr) {
     std::fprintf(stderr, "device_server: ggml was built without its RPC backend\n");
     return 1;
