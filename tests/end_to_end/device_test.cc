@@ -255,17 +255,20 @@ TEST_F(OnDevice, LedgerHoldsWhatIsTaken) {
   EXPECT_GT((*engine)->device_ledger().bytes("draft dense weights"), 0U);
 }
 
-// The device has less memory than the budget says.
+// The device has less memory than the budget says: for activations, or for slots.
 TEST_F(OnDevice, ExhaustedMemoryIsAMessage) {
-  static DeviceServerProcess* small = new DeviceServerProcess(96);
-  EngineOptions much = options();
-  much.context = 2048;
-  much.device.servers.push_back(small->endpoint());
-  much.device.name = small->device();
-  much.device.vram_bytes = uint64_t{1} << 30;
-  const Status refused = Engine::open(much, {}).status();
-  EXPECT_EQ(refused.kind(), StatusKind::kMemory);
-  EXPECT_NE(refused.message().find("give a smaller --vram"), std::string::npos) << refused.message();
+  static std::vector<DeviceServerProcess*> small;  // until the process ends, as above
+  for (const int mebibytes : {18, 28}) {
+    small.push_back(new DeviceServerProcess(mebibytes));
+    EngineOptions much = options();
+    much.context = 2048;
+    much.device.servers.push_back(small.back()->endpoint());
+    much.device.name = small.back()->device();
+    much.device.vram_bytes = uint64_t{1} << 30;
+    const Status refused = Engine::open(much, {}).status();
+    EXPECT_EQ(refused.kind(), StatusKind::kMemory) << mebibytes;
+    EXPECT_NE(refused.message().find("give a smaller --vram"), std::string::npos) << refused.message();
+  }
   // The process goes on.
   EXPECT_TRUE(Engine::open(options(), {}).ok());
 }
