@@ -6,6 +6,7 @@ token, the share of decoding during which the disk was busy, and the bandwidth r
 the same file got in the same minute. Results go to standard output as JSON lines, a table to standard error.
 
     bench/against_llama.py --model BIG.gguf --limit 1.2G [--draft DRAFT.gguf ...] [--rounds 5] [--tokens 64]
+        [--speculative PATH/llama-speculative-simple --peer-depths 3,8]     the peer with the same drafts
     bench/against_llama.py --model BIG.gguf --resident      no limit: everything in memory, no draft
 """
 
@@ -15,6 +16,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -100,25 +102,44 @@ class Sampler(threading.Thread):
         return inside[-1][1] - inside[0][1], inside[-1][2] - inside[0][2]
 
 
+def peer_statistics(said):
+    """What llama-speculative-simple reports in the end."""
+    number = lambda pattern: float(re.search(pattern, said).group(1))
+    generated = int(number(r"decoded +(\d+) tokens"))
+    drafted = number(r"n_drafted *= *(\d+)")
+    return {"generated_tokens": generated,
+            "decode_tokens_per_s": generated / number(r"decoded .* in +([\d.]+) seconds"),
+            "ttft_s": number(r"encoded .* in +([\d.]+) seconds"), "peak_rss_bytes": 0,
+            "acceptance": number(r"n_accept *= *(\d+)") / max(1, drafted)}
+
+
 def run_once(command, stats_file, limit, disk):
+    """stats_file: None where the process says in the end what it did."""
     group = Cgroup(limit)
     sampler = Sampler(disk)
     sampler.start()
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=group.enter)
+        errors = []
+        listener = threading.Thread(target=lambda: errors.append(process.stderr.read()))
+        listener.start()
         text = process.stdout.read(1)
         first = time.monotonic()
         while chunk := process.stdout.read1(4096):
             text += chunk
             last = time.monotonic()
-        error = process.stderr.read().decode(errors="replace")
+        listener.join()
+        error = errors[0].decode(errors="replace")
         if process.wait() != 0:
             raise SystemExit(f"{' '.join(map(str, command))}\n{error}")
     finally:
         sampler.stopping.set()
         sampler.join()
         group.remove()
-    stats = json.loads(pathlib.Path(stats_file).read_text())
+    if stats_file:
+        stats = json.loads(pathlib.Path(stats_file).read_text())
+    else:
+        stats = peer_statistics(text.decode(errors="replace") + error)
     read, busy = sampler.between(first, last)
     tokens = max(1, stats["generated_tokens"] - 1)
     return {
@@ -138,11 +159,17 @@ def run_once(command, stats_file, limit, disk):
 def contenders(args, prompt, stats_file, budget):
     common = ["-p", prompt, "-n", str(args.tokens), "--ctx", str(args.ctx), "--threads", str(args.threads),
               "--stats-file", stats_file]
-    yield "llama.cpp", [args.llama_python, ROOT / "bench/llama_generate.py", "-m", args.model, *common]
+    yield "llama.cpp", [args.llama_python, ROOT / "bench/llama_generate.py", "-m", args.model, *common], stats_file
+    for draft in args.draft if args.speculative else []:
+        for depth in args.peer_depths.split(","):
+            yield f"llama.cpp, draft {pathlib.Path(draft).stem}, {depth}", [
+                args.speculative, "-m", args.model, "-md", draft, "-p", prompt, "-n", args.tokens, "-c", args.ctx,
+                "-t", args.threads, "--temp", 0, "--spec-type", "draft-simple",
+                "--spec-draft-n-max", depth], None
     ours = [args.binary, "run", "-m", args.model, "--ram", budget, *common]
-    yield "drafthorse", [*ours, "--drafter", "none"]
+    yield "drafthorse", [*ours, "--drafter", "none"], stats_file
     for draft in args.draft:
-        yield f"drafthorse, draft {pathlib.Path(draft).stem}", [*ours, "-d", draft]
+        yield f"drafthorse, draft {pathlib.Path(draft).stem}", [*ours, "-d", draft], stats_file
 
 
 def commit():
@@ -156,6 +183,8 @@ def main():
     parser.add_argument("--draft", action="append", default=[])
     parser.add_argument("--limit", help="memory limit of every contender; default: the file's size over 2.5")
     parser.add_argument("--resident", action="store_true", help="no limit, no draft")
+    parser.add_argument("--speculative", help="llama-speculative-simple: the peer with the drafts, too")
+    parser.add_argument("--peer-depths", default="3,8", help="tokens that the peer drafts at most")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--ctx", type=int, default=1024)
@@ -184,10 +213,10 @@ def main():
             for round_number in range(args.rounds):
                 prompt = prompts[round_number * 7 % len(prompts)]
                 bandwidth = probe_bandwidth(args.probe, args.model)
-                for name, command in contenders(args, prompt, stats_file, budget):
+                for name, command, stats in contenders(args, prompt, stats_file, budget):
                     if not args.resident:
                         drop_cache(args.model)
-                    one = run_once(command, stats_file, limit, disk)
+                    one = run_once(list(map(str, command)), stats, limit, disk)
                     one.update(round=round_number, contender=name, probe_bytes_per_s=bandwidth, limit=limit, commit=commit(),
                                model=os.path.basename(args.model), machine=platform.processor() or platform.machine(),
                                read_ahead_kib=int(read_ahead.read_text()), command=" ".join(sys.argv))
@@ -211,7 +240,7 @@ def main():
         print(f"{name:<40} {statistics.median(speed):7.2f} ({min(speed):.2f}-{max(speed):.2f})".ljust(63) +
               f"{statistics.median(ratio):7.2f} ({min(ratio):.2f}-{max(ratio):.2f})".rjust(20) +
               f" {median('bytes_per_token') / 1e6:9.0f} {median('disk_busy'):6.0%} {share:8.0%} {stall}", file=sys.stderr)
-    same = all(a["text_hash"] == b["text_hash"] for name, rows in results.items() if name != "llama.cpp"
+    same = all(a["text_hash"] == b["text_hash"] for name, rows in results.items() if not name.startswith("llama.cpp")
                for a, b in zip(rows, results["drafthorse"]))
     print(f"drafthorse's texts are {'equal' if same else 'DIFFERENT'} with and without a draft; equal to llama.cpp's in "
           f"{sum(a['text_hash'] == b['text_hash'] for a, b in zip(base, results['drafthorse']))} of {len(base)} rounds",

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -106,8 +107,14 @@ class BatchRun {
     ASSIGN_OR_RETURN(results_, ResultsFile::open(flags_.out, mode, *input_, writer_->model()));
     if (!flags_.stats_file.empty()) {
       stats_file_.open(flags_.stats_file);
-      if (!stats_file_) return cannot_write_stats();
+      if (!stats_file_) return cannot_write(flags_.stats_file);
     }
+    if (!flags_.iterations_file.empty()) {
+      iterations_file_.open(flags_.iterations_file);
+      if (!iterations_file_) return cannot_write(flags_.iterations_file);
+    }
+    ASSIGN_OR_RETURN(trace_, RunTrace::open(flags_.trace));
+    options_.trace = trace_.get();
     return {};
   }
 
@@ -141,6 +148,8 @@ class BatchRun {
       options_.batch->sequences = flags_.sequences;
       options_.batch->typical_tokens = size.typical_tokens;
       options_.batch->requests = size.requests;
+      // Memory for a sampler is set aside once.
+      if (size.sampling && size.sampling->grammar.empty()) options_.sampling = *size.sampling;
     }
     trim_heap();
     Result<std::unique_ptr<Engine>> opened =
@@ -171,7 +180,23 @@ class BatchRun {
     meter.note(clock_.now_ns(), 0);
     // Results on the screen need no bar between them.
     const bool bar = flags_.out != "-" || isatty(STDOUT_FILENO) == 0;
+    const double processor_before = processor_seconds();
+    int64_t noted = 0;
+    double noted_s = 0;
+    int64_t most = 0;
+    std::string explanation;
     Status status = job.run([&] {
+      const BatchStats& stats = batch.stats();
+      if (stats.iterations > noted) {
+        if (iterations_file_.is_open()) {
+          iterations_file_ << iteration_line(batch.last(), stats.iterations, stats.busy_s - noted_s) << '\n';
+        }
+        noted = stats.iterations;
+        noted_s = stats.busy_s;
+        // Of an iteration as most are, not of the last text's.
+        if (batch.last().generating >= most) explanation = batch.explain();
+        most = std::max<int64_t>(most, batch.last().generating);
+      }
       if (!bar) return;
       meter.note(clock_.now_ns(), batch.stats().sum.generated_tokens);
       const JobCounts& counts = job.counts();
@@ -185,16 +210,23 @@ class BatchRun {
     const JobReport report{*engine_,
                            job.counts(),
                            batch.stats(),
-                           batch.stats().iterations > 0 ? batch.explain() : "",
+                           explanation,
                            seconds_since_start(),
                            load_s_,
+                           processor_seconds() - processor_before,
                            interrupted};
     print_summary(console_, report);
     if (flags_.stats) print_stats(console_, report);
     if (!flags_.stats_file.empty()) {
       stats_file_ << json_text(stats_json(report));
       stats_file_.flush();
-      if (!stats_file_ && status.ok()) status = cannot_write_stats();
+      if (!stats_file_ && status.ok()) status = cannot_write(flags_.stats_file);
+    }
+    iterations_file_.flush();
+    if (!iterations_file_ && status.ok()) status = cannot_write(flags_.iterations_file);
+    if (trace_ != nullptr) {
+      const Status written = trace_->finish();
+      if (status.ok()) status = written;
     }
     const std::string go_on =
         results_->resumable() ? fmt::format("the same command with --resume goes on ({})", results_->name()) : "";
@@ -210,9 +242,7 @@ class BatchRun {
   }
 
   double seconds_since_start() const { return static_cast<double>(clock_.now_ns() - started_ns_) * 1e-9; }
-  Status cannot_write_stats() const {
-    return file_error(fmt::format("{}: the statistics cannot be written there", flags_.stats_file));
-  }
+  static Status cannot_write(const std::string& path) { return file_error(fmt::format("{}: cannot be written", path)); }
 
   const BatchFlags& flags_;
   Console console_;
@@ -224,6 +254,8 @@ class BatchRun {
   std::optional<ResultWriter> writer_;
   std::unique_ptr<ResultsFile> results_;
   std::ofstream stats_file_;
+  std::ofstream iterations_file_;
+  std::unique_ptr<RunTrace> trace_;
   std::optional<ChatTemplate> template_;
   std::unique_ptr<Engine> engine_;
   double load_s_ = 0;
@@ -268,6 +300,8 @@ Ctrl-C, a crash or a loss of power lose what was being generated, nothing else: 
   batch->add_flag("-q,--quiet", flags.quiet, "write nothing but errors");
   batch->add_flag("--stats", flags.stats, "show where memory and time went");
   path("--stats-file", flags.stats_file, "write the statistics as JSON");
+  path("--iterations-file", flags.iterations_file, "write what each iteration did and took, a JSON object a line");
+  add_trace_flags(*batch, flags.trace);
   add_sampling_flags(*batch, flags.sampling);
   batch->get_option("--seed")->description(
       "the same seed gives the same text; default: one for each request, made from its custom_id");

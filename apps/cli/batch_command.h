@@ -6,6 +6,7 @@
 #include <string>
 
 #include "engine_flags.h"
+#include "run_trace.h"
 #include "sampling_flags.h"
 
 namespace drafthorse::cli {
@@ -28,6 +29,8 @@ struct BatchFlags {
   bool quiet = false;
   bool stats = false;
   std::string stats_file;
+  std::string iterations_file;
+  TraceFlags trace;
 };
 
 // Declares the flags; they are filled in when the command line is parsed.

@@ -72,7 +72,8 @@ JobSize measure_job(const BatchInput& input, const ResultsFile& results, const R
   for (size_t i = 0; i < input.lines().size(); ++i) {
     if (input.lines()[i].valid && !results.has(i)) pending.push_back(i);
   }
-  JobSize size{.requests = static_cast<int64_t>(pending.size())};
+  JobSize size;
+  size.requests = static_cast<int64_t>(pending.size());
   int64_t tokens = 0;
   int64_t sampled = 0;
   const size_t count = std::min(pending.size(), kSampled);
@@ -86,6 +87,7 @@ JobSize measure_job(const BatchInput& input, const ResultsFile& results, const R
     const int64_t room = context - prompt;
     tokens += prompt + (request.token_limit >= 0 ? std::min(request.token_limit, room) : room);
     ++sampled;
+    if (!size.sampling) size.sampling = request.sampling;
   }
   if (sampled > 0) size.typical_tokens = static_cast<int32_t>((tokens + sampled - 1) / sampled);
   return size;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "batch_input.h"
@@ -18,8 +19,9 @@ RequestMaker request_maker(const Engine& engine, ChatTemplate chat_template, std
 
 // What is still to be done.
 struct JobSize {
-  int64_t requests = 0;        // that are valid
-  int32_t typical_tokens = 0;  // of one, prompt and all that it may generate, from a sample
+  int64_t requests = 0;                     // that are valid
+  int32_t typical_tokens = 0;               // of one, prompt and all that it may generate, from a sample
+  std::optional<SamplingOptions> sampling;  // of the sample's first, as most are likely to sample
 };
 JobSize measure_job(const BatchInput& input, const ResultsFile& results, const RequestMaker& maker, int32_t context);
 

@@ -122,10 +122,34 @@ void print_stats(Console& console, const JobReport& report) {
       "\niterations: {:.2f} s = draft {:.2f} + target {:.2f} (up to routers {:.2f}, experts {:.2f}, waiting {:.2f}) + "
       "head {:.2f}, and the rest",
       stats.busy_s, sum.draft_s, sum.pass_s, sum.attention_s, sum.experts_s, sum.stall_s, sum.head_s));
-  console.line(fmt::format("computing {:.0f} % of the time; {:.1f} tokens verified per iteration, {:.1f} of prompts",
-                           100 * computing_share(report), ratio(sum.window_tokens, stats.iterations),
-                           ratio(sum.prompt_tokens, stats.iterations)));
+  console.line(
+      fmt::format("computing {:.0f} % of the time, {:.2f} of {} threads at work on average; {:.1f} tokens "
+                  "verified per iteration, {:.1f} of prompts",
+                  100 * computing_share(report), ratio(report.processor_seconds, stats.busy_s),
+                  report.engine.target().model->pool().threads(), ratio(sum.window_tokens, stats.iterations),
+                  ratio(sum.prompt_tokens, stats.iterations)));
   if (!report.explanation.empty()) console.line(report.explanation);
+}
+
+std::string iteration_line(const BatchIteration& one, int64_t number, double seconds) {
+  const Json json = {{"iteration", number},
+                     {"s", seconds},
+                     {"depth", one.depth},
+                     {"generating", one.generating},
+                     {"window_tokens", one.window_tokens},
+                     {"prompt_tokens", one.prompt_tokens},
+                     {"cached_positions", one.cached_positions},
+                     {"drafted_tokens", one.drafted_tokens},
+                     {"accepted_tokens", one.accepted_tokens},
+                     {"generated_tokens", one.generated_tokens},
+                     {"draft_s", one.draft_s},
+                     {"pass_s", one.pass_s},
+                     {"attention_s", one.attention_s},
+                     {"experts_s", one.experts_s},
+                     {"stall_s", one.stall_s},
+                     {"head_s", one.head_s},
+                     {"bytes_read", one.bytes_read}};
+  return json.dump();
 }
 
 Json stats_json(const JobReport& report) {
@@ -171,6 +195,7 @@ Json stats_json(const JobReport& report) {
           {"head_s", sum.head_s},
           {"stall_share", ratio(sum.stall_s, stats.busy_s)},
           {"computing_share", computing_share(report)},
+          {"processor_s", report.processor_seconds},
           {"bytes_read", sum.bytes_read},
           {"bytes_per_s", ratio(static_cast<double>(sum.bytes_read), stats.busy_s)},
           {"explanation", report.explanation},

@@ -47,9 +47,10 @@ struct JobReport {
   const Engine& engine;
   const JobCounts& counts;
   const BatchStats& stats;
-  std::string explanation;  // of depth and number of sequences
-  double seconds = 0;       // from the start of the program, loading included
-  double load_seconds = 0;  // of these
+  std::string explanation;       // of depth and number of sequences
+  double seconds = 0;            // from the start of the program, loading included
+  double load_seconds = 0;       // of these
+  double processor_seconds = 0;  // while requests were worked on, of all threads
   bool interrupted = false;
 };
 
@@ -57,5 +58,7 @@ void print_counts(Console& console, const JobCounts& counts);
 void print_summary(Console& console, const JobReport& report);  // the counts first
 void print_stats(Console& console, const JobReport& report);
 nlohmann::ordered_json stats_json(const JobReport& report);
+// One iteration, without the end of the line; seconds: of all of it.
+std::string iteration_line(const BatchIteration& one, int64_t number, double seconds);
 
 }  // namespace drafthorse::cli

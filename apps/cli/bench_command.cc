@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "bench_batch_command.h"
+#include "bench_batch_runs.h"
 #include "bench_folder.h"
 #include "bench_prompts.h"
 #include "bench_report.h"
@@ -15,10 +17,8 @@
 #include "suggest.h"
 
 namespace drafthorse::cli {
-namespace {
 
-// Each once.
-std::vector<std::string> split(const std::string& list) {
+std::vector<std::string> split_list(const std::string& list) {
   std::vector<std::string> out;
   for (size_t at = 0; at <= list.size();) {
     const size_t end = std::min(list.find(',', at), list.size());
@@ -28,6 +28,8 @@ std::vector<std::string> split(const std::string& list) {
   }
   return out;
 }
+
+namespace {
 
 int show(Console& console, const BenchFile& file, const std::string& folder) {
   std::string text;
@@ -44,6 +46,9 @@ int show(Console& console, const BenchFile& file, const std::string& folder) {
 }
 
 int report_anew(Console& console, const std::string& folder) {
+  if (const Result<std::string> text = read_runs_text(folder); text.ok() && is_batch_bench(*text)) {
+    return report_batch_bench(console, folder);
+  }
   const Result<BenchFile> file = read_runs(folder);
   if (!file.ok()) return fail(console, file.status());
   if (file->runs.empty()) return fail(console, file_error(fmt::format("{}: no runs in it", runs_path(folder))));
@@ -65,7 +70,9 @@ Suites, each a figure of the report:
   all        all but quick; several: --suite policies,depth
 Runs of a round alternate between contenders, each in a process of its own, writing the same greedy text past any end
 of text. All is kept in the folder: runs.jsonl (a line a run), report.html, the prompts. Ctrl-C ends with what is there;
---resume goes on.)");
+--resume goes on.
+With --batch a run is one of `drafthorse batch`: tokens per second by --depths, --sequences at once and --budgets, how
+busy disk and processor are, and what was predicted beside what was measured, part by part.)");
   const auto text = [&](const char* flag, std::string& value, const std::string& help, const char* type) {
     return bench->add_option(flag, value, help)->type_name(type)->check(check_not_empty);
   };
@@ -75,6 +82,8 @@ of text. All is kept in the folder: runs.jsonl (a line a run), report.html, the 
       ->type_name("NAME")
       ->check(one_of({"auto", "model", "shared-kv", "ngram", "resident"}))
       ->capture_default_str();
+  CLI::Option* batch =
+      bench->add_flag("--batch", flags.batch, "compare how fast `drafthorse batch` gets through many requests at once");
   text("--suite", flags.suites, "what to compare: quick, policies, ablation, cutoff, memory, depth, all", "NAMES");
   text("--policies", flags.policies, "policies to compare: names, or all", "NAMES");
   text(
@@ -82,11 +91,29 @@ of text. All is kept in the folder: runs.jsonl (a line a run), report.html, the 
       "memory for everything: sizes such as 8G, or percentages: so much of the model's routed experts fits besides all "
       "else, the draft included",
       "LIST");
-  text("--depths", flags.depths, "tokens drafted per step: auto, numbers, off for no drafting at all", "LIST");
+  text("--depths", flags.depths,
+       "tokens drafted per step: auto, numbers, off for no drafting at all; of batches off,auto if not given", "LIST");
   text("--cutoffs", flags.cutoffs, "layers that policies with a cutoff read ahead: auto, numbers", "LIST");
+  text("--sequences", flags.sequences, "of batches: requests worked on at once; default: 4,16,64", "LIST")
+      ->needs(batch);
+  text(
+      "--regimes", flags.regimes,
+      "of batches: how experts are read (stream, cache, layered, auto), the first with every depth, the others without "
+      "a draft; default: auto",
+      "NAMES")
+      ->needs(batch);
+  bench->add_option("--requests", flags.requests, "of batches: requests of a run; default: as many as --sequences")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 20))
+      ->needs(batch);
+  text("--profile", flags.profile, "of batches: the machine's profile to predict with; default: the one that was kept",
+       "FILE")
+      ->needs(batch);
   text("--baseline", flags.baseline, "what the others are held against; default: the first", "NAME");
   text("--prompts", flags.prompts, R"(a file of lines such as {"text": "Once"}; default: six of our own)", "FILE");
-  bench->add_option("--prompt-count", flags.prompt_count, "so many of them, spread evenly; default: 4, of quick 2")
+  bench
+      ->add_option("--prompt-count", flags.prompt_count,
+                   "so many of them, spread evenly; default: 4, of quick 2, of batches all")
       ->type_name("N")
       ->check(CLI::Range(1, 1 << 20));
   bench->add_option("-n,--tokens", flags.tokens, "tokens to generate in a run; default: 64")
@@ -118,6 +145,7 @@ int bench(const BenchFlags& flags) {
   Console console;
   if (!flags.report.empty()) return report_anew(console, flags.report);
   if (flags.target.empty()) return fail(console, usage_error("no model: give one with -m FILE"));
+  if (flags.batch) return bench_batch(flags, console);
   BenchPlan plan;
   plan.target = flags.target;
   plan.draft = flags.draft;
@@ -130,11 +158,11 @@ int bench(const BenchFlags& flags) {
   plan.resume = flags.resume;
   plan.command_line = flags.command_line;
   BenchRequest request;
-  request.suites = split(flags.suites);
-  request.policies = split(flags.policies);
-  request.budgets = split(flags.budgets);
-  request.depths = split(flags.depths);
-  request.cutoffs = split(flags.cutoffs);
+  request.suites = split_list(flags.suites);
+  request.policies = split_list(flags.policies);
+  request.budgets = split_list(flags.budgets);
+  request.depths = split_list(flags.depths);
+  request.cutoffs = split_list(flags.cutoffs);
   request.baseline = flags.baseline;
   const bool nothing_asked = (flags.suites + flags.policies + flags.depths + flags.cutoffs).empty();
   const bool quick = nothing_asked || flags.suites == "quick";

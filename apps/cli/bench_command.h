@@ -8,6 +8,7 @@
 namespace drafthorse::cli {
 
 struct BenchFlags {
+  bool batch = false;
   std::string target;
   std::string draft;
   std::string drafter = "auto";
@@ -18,6 +19,11 @@ struct BenchFlags {
   std::string depths;
   std::string cutoffs;
   std::string baseline;
+  // Of batches.
+  std::string sequences;
+  std::string regimes;
+  int64_t requests = 0;  // 0: as many as sequences
+  std::string profile;   // empty: the kept one
   std::string prompts;   // a file; empty: prompts of our own
   int prompt_count = 0;  // 0: what the suite says
   int64_t tokens = 0;    // 0: likewise
@@ -34,6 +40,9 @@ struct BenchFlags {
 };
 
 CLI::App* add_bench_command(CLI::App& app, BenchFlags& flags);
+
+// The words of a comma-separated list, each once.
+std::vector<std::string> split_list(const std::string& list);
 
 // Returns the process's exit code.
 int bench(const BenchFlags& flags);

@@ -1,22 +1,17 @@
 #include "bench_runner.h"
 
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cmath>
-#include <filesystem>
 #include <set>
 
-#include "base/arena.h"
-#include "base/clock.h"
-#include "base/host_memory.h"
+#include "bench_budget.h"
+#include "bench_children.h"
 #include "bench_folder.h"
 #include "child_run.h"
 #include "commit.h"
 #include "engine/engine.h"
-#include "interrupts.h"
 #include "output.h"
 #include "profile/measure.h"
 #include "schedule/policy.h"
@@ -25,13 +20,10 @@
 namespace drafthorse::cli {
 namespace {
 
-constexpr uint64_t kUnlimited = uint64_t{1} << 50;
 constexpr int kTimelinePasses = 3;  // of the baseline, that the timelines show
 
 struct Sizes {
-  uint64_t fixed_bytes = 0;  // all but the target's expert slots
-  uint64_t slot_bytes = 0;
-  int experts = 0;
+  BudgetSizes memory;
   int moe_layers = 0;
 };
 
@@ -55,35 +47,15 @@ EngineOptions engine_options(const BenchPlan& plan, bool drafts, uint64_t ram_by
 
 Result<Sizes> measure_sizes(const BenchPlan& plan) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
-                   Engine::prepare(engine_options(plan, can_draft(plan), kUnlimited)));
+                   Engine::prepare(engine_options(plan, can_draft(plan), kUnlimitedBudget)));
   const Model& target = *engine->target().model;
   if (!target.config().is_moe()) {
     return usage_error(fmt::format("{} has no experts whose loading could be compared", plan.target));
   }
   Sizes sizes;
-  const ExpertLayout& layout = target.layout();
-  sizes.slot_bytes = ExpertCache::slot_bytes(layout);
-  sizes.experts = layout.total_experts();
+  sizes.memory = budget_sizes(*engine);
   for (int i = 0; i < target.config().n_layer; ++i) sizes.moe_layers += target.is_moe_layer(LayerId{i}) ? 1 : 0;
-  for (const MemoryLedger::Entry& entry : engine->ledger().entries()) {
-    if (entry.tag != "expert slots") sizes.fixed_bytes += entry.bytes;
-  }
   return sizes;
-}
-
-Result<uint64_t> bytes_of(const std::string& budget, const Sizes& sizes) {
-  if (budget.empty() || budget.back() != '%') {
-    Result<uint64_t> bytes = parse_size(budget);
-    if (bytes.ok()) return bytes;
-    return usage_error(fmt::format("--budgets: {}", bytes.status().message()));
-  }
-  const double percent = parse_percent(budget);
-  if (percent < 0) {
-    return usage_error(fmt::format("--budgets: '{}' is no percentage above 0 and up to 100", budget));
-  }
-  const auto slots = static_cast<uint64_t>(std::lround(percent / 100 * sizes.experts));
-  // A child may hold a little more than this process before it plans.
-  return sizes.fixed_bytes + align_up(slots * sizes.slot_bytes, kHugePage) + kMiB;
 }
 
 Status try_budgets(const BenchPlan& plan) {
@@ -93,12 +65,7 @@ Status try_budgets(const BenchPlan& plan) {
       for (const Contender& contender : suite.contenders) {
         if (!tried.emplace(budget, contender.drafts()).second) continue;
         const uint64_t bytes = plan.ram_bytes.at(budget);
-        if (bytes > available_memory_bytes()) {
-          return memory_error(
-              fmt::format("the budget {} is {}, and this machine has {} to give; leave it out with "
-                          "--budgets",
-                          budget, format_size(bytes), format_size(available_memory_bytes())));
-        }
+        RETURN_IF_ERROR(check_available(budget, bytes));
         const Status status = Engine::prepare(engine_options(plan, contender.drafts(), bytes)).status();
         if (!status.ok()) return {status.kind(), fmt::format("--budgets {}: {}", budget, status.message())};
       }
@@ -116,7 +83,7 @@ Status collect_notes(BenchPlan& plan) {
       const std::string predictor = contender.predictor.empty() ? std::string(policy.predictor) : contender.predictor;
       const auto [entry, fresh] = known.try_emplace({predictor, contender.drafts() ? "drafts" : ""});
       if (fresh) {
-        EngineOptions options = engine_options(plan, contender.drafts(), kUnlimited);
+        EngineOptions options = engine_options(plan, contender.drafts(), kUnlimitedBudget);
         options.schedule.predictor = predictor;
         ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::prepare(options));
         entry->second = engine->schedule().missing_scores();
@@ -126,16 +93,6 @@ Status collect_notes(BenchPlan& plan) {
     }
   }
   return {};
-}
-
-std::string now_as_name() {
-  return fmt::format("drafthorse-bench-{:%Y%m%d-%H%M%S}", fmt::localtime(std::time(nullptr)));
-}
-
-std::string time_words(double s) {
-  return s < 90     ? fmt::format("{:.0f} s", s)
-         : s < 5400 ? fmt::format("{:.0f} min", s / 60)
-                    : fmt::format("{:.1f} h", s / 3600);
 }
 
 // One run, of however many.
@@ -188,17 +145,10 @@ std::vector<std::string> arguments_of(const BenchPlan& plan, const Job& job) {
   return out;
 }
 
-// What is in the file, which is no more; nothing where that cannot be read.
-std::optional<std::string> taken(const std::string& path) {
-  std::optional<std::string> text = read_text_file(path);
-  std::error_code error;
-  std::filesystem::remove(path, error);
-  return text;
-}
-
 class Runner {
  public:
-  Runner(const BenchPlan& plan, BenchFile& file, Console& console) : plan_(plan), file_(file), console_(console) {}
+  Runner(const BenchPlan& plan, BenchFile& file, Console& console)
+      : plan_(plan), file_(file), console_(console), children_(console) {}
 
   Status run() {
     std::set<RunKey> done;
@@ -207,55 +157,27 @@ class Runner {
     for (const Job& job : jobs_of(plan_)) {
       if (!done.contains(key_of(plan_, job))) jobs.push_back(job);
     }
-    total_ = jobs.size();
     if (jobs.empty()) console_.line("nothing is left to run");
     for (const Suite& suite : plan_.suites) {
       for (const Contender& contender : suite.contenders) {
         if (!contender.note.empty()) console_.line(fmt::format("note: {}: {}", contender.name, contender.note));
       }
     }
-    start_ns_ = clock_.now_ns();
+    children_.begin(jobs.size());
     int round = jobs.empty() ? 0 : jobs.front().round;
     for (const Job& job : jobs) {
       if (job.round != round) {
-        console_.line(fmt::format("{}, round {} of {} is done; {} of {} runs, {}", jobs[done_ - 1].suite->name, round,
-                                  plan_.rounds, done_, total_, time_left()));
+        console_.line(fmt::format("{}, round {} of {} is done; {}", jobs[children_.done() - 1].suite->name, round,
+                                  plan_.rounds, children_.progress()));
       }
       round = job.round;
       RETURN_IF_ERROR(measure(job));
-      ++done_;
+      children_.count_one();
     }
     return trace_some();
   }
 
  private:
-  std::string time_left() const {
-    if (done_ == 0) return "time left unknown";
-    const double each = seconds(clock_.now_ns() - start_ns_) / static_cast<double>(done_);
-    return time_words(each * static_cast<double>(total_ - done_)) + " left";
-  }
-
-  void show(const std::string& what) {
-    const double part = total_ == 0 ? 1 : static_cast<double>(done_) / static_cast<double>(total_);
-    // The numbers first, and no more than leaves room for the bar in 100 columns.
-    console_.progress(
-        fmt::format("{}/{}, {}; {}", std::min(done_ + 1, total_), total_, time_left(), what).substr(0, 58), part);
-  }
-
-  Status execute(const std::vector<std::string>& arguments, const std::string& what) {
-    if (*interrupts_.flag()) return interrupted_error();
-    const ChildResult child = run_child(arguments, *interrupts_.flag(), [&] { show(what); });
-    console_.end_progress();
-    if (*interrupts_.flag()) return interrupted_error();
-    if (child.exit_code == 0) return {};
-    const std::string said = child.errors.substr(0, child.errors.find('\n'));
-    const std::string ended = child.exit_code < 0 ? fmt::format("was ended by signal {}", -child.exit_code)
-                                                  : fmt::format("failed (exit code {})", child.exit_code);
-    return runtime_error(fmt::format("a run {}: {}; the command was: drafthorse {}", ended,
-                                     said.starts_with("drafthorse: ") ? said.substr(12) : said,
-                                     shell_words(arguments)));
-  }
-
   Status measure(const Job& job) {
     std::vector<std::string> arguments = arguments_of(plan_, job);
     BenchRun run;
@@ -278,7 +200,7 @@ class Runner {
     const std::string stats = plan_.folder + "/statistics.json";
     arguments.insert(arguments.end(), {"--stats-file", stats});
     const std::string what = fmt::format("{}: {}, {}", job.suite->name, job.contender->name, job.budget);
-    const Status executed = execute(arguments, what);
+    const Status executed = children_.run(arguments, what);
     const std::optional<std::string> text = taken(stats);
     RETURN_IF_ERROR(executed);
     if (!text) return file_error(fmt::format("{}: the statistics of a run cannot be read", stats));
@@ -316,7 +238,7 @@ class Runner {
       std::vector<std::string> arguments = arguments_of(plan_, job);
       const std::string path = plan_.folder + "/trace.json";
       arguments.insert(arguments.end(), {"--trace", path});
-      const Status executed = execute(arguments, "a timeline: " + contender.name);
+      const Status executed = children_.run(arguments, "a timeline: " + contender.name);
       const std::optional<std::string> text = taken(path);
       RETURN_IF_ERROR(executed);
       if (!text) return file_error(fmt::format("{}: the trace of a run cannot be read", path));
@@ -330,11 +252,7 @@ class Runner {
   const BenchPlan& plan_;
   BenchFile& file_;
   Console& console_;
-  Interrupts interrupts_;
-  SteadyClock clock_;
-  int64_t start_ns_ = 0;
-  size_t total_ = 0;
-  size_t done_ = 0;
+  BenchChildren children_;
   size_t different_ = 0;
 };
 
@@ -365,7 +283,7 @@ Status prepare_bench(const BenchRequest& asked, BenchPlan& plan) {
   ASSIGN_OR_RETURN(plan.suites, plan_suites(request));
   if (plan.folder.empty()) {
     if (plan.resume) return usage_error("--resume: say which bench, with --out DIR");
-    plan.folder = now_as_name();
+    plan.folder = new_folder_name();
   }
   // The same budget at the second start, though this process may be of another size.
   if (plan.resume) {
@@ -376,7 +294,7 @@ Status prepare_bench(const BenchRequest& asked, BenchPlan& plan) {
   for (const Suite& suite : plan.suites) {
     for (const std::string& budget : suite.budgets) {
       if (plan.ram_bytes.contains(budget)) continue;
-      ASSIGN_OR_RETURN(plan.ram_bytes[budget], bytes_of(budget, sizes));
+      ASSIGN_OR_RETURN(plan.ram_bytes[budget], budget_bytes(budget, sizes.memory));
     }
   }
   RETURN_IF_ERROR(try_budgets(plan));

@@ -14,77 +14,18 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Reads an object's members and remembers whether all were there and of the right kind.
-class Reader {
- public:
-  explicit Reader(const Json& object) : object_(object) { good_ = object.is_object(); }
-
-  std::string text(const char* key) { return get(key, &Json::is_string, std::string()); }
-  double number(const char* key) {
-    const double value = get(key, &Json::is_number, 0.0);
-    good_ = good_ && std::isfinite(value);
-    return value;
-  }
-  int64_t count(const char* key) {
-    const auto value = get(key, &Json::is_number_integer, int64_t{-1});
-    good_ = good_ && value >= 0;
-    return value;
-  }
-  std::vector<double> numbers(const char* key) {
-    std::vector<double> out;
-    for (const Json& value : list(key)) {
-      good_ = good_ && value.is_number();
-      out.push_back(value.is_number() ? value.get<double>() : 0);
-    }
-    return out;
-  }
-  TimeSpans spans(const char* key) {
-    TimeSpans out;
-    for (const Json& value : list(key)) {
-      const bool is_span = value.is_array() && value.size() == 2 && value[0].is_number() && value[1].is_number();
-      good_ = good_ && is_span;
-      if (is_span) out.emplace_back(value[0].get<double>(), value[1].get<double>());
-    }
-    return out;
-  }
-  std::optional<double> optional_number(const char* key) {
-    const auto found = good_ ? object_.find(key) : object_.end();
-    if (!good_ || found == object_.end() || found->is_null()) return std::nullopt;
-    return number(key);
-  }
-  const Json& list(const char* key) {
-    static const Json none = Json::array();
-    const auto found = good_ ? object_.find(key) : object_.end();
-    good_ = good_ && found != object_.end() && found->is_array();
-    return good_ ? *found : none;
-  }
-  bool good() const { return good_; }
-
- private:
-  template <typename T>
-  T get(const char* key, bool (Json::*is_right)() const noexcept, T otherwise) {
-    if (!good_) return otherwise;
-    const auto found = object_.find(key);
-    good_ = found != object_.end() && ((*found).*is_right)();
-    return good_ ? found->get<T>() : otherwise;
-  }
-
-  const Json& object_;
-  bool good_ = false;
-};
-
 Json key_json(const char* kind, const RunKey& key) {
   return {{"schema", 1},          {"kind", kind},         {"suite", key.suite}, {"contender", key.contender},
           {"budget", key.budget}, {"prompt", key.prompt}, {"round", key.round}};
 }
 
-RunKey read_key(Reader& reader) {
+RunKey read_key(BenchFields& reader) {
   return {reader.text("suite"), reader.text("contender"), reader.text("budget"), reader.text("prompt"),
           reader.count("round")};
 }
 
 std::optional<BenchRun> read_run(const Json& json) {
-  Reader r(json);
+  BenchFields r(json);
   BenchRun run;
   run.key = read_key(r);
   run.figure = r.text("figure");
@@ -125,7 +66,7 @@ std::optional<BenchRun> read_run(const Json& json) {
 }
 
 std::optional<BenchTimeline> read_timeline(const Json& json) {
-  Reader r(json);
+  BenchFields r(json);
   BenchTimeline timeline;
   timeline.key = read_key(r);
   timeline.length_ms = r.number("length_ms");
@@ -189,13 +130,9 @@ nlohmann::ordered_json to_json(const BenchTimeline& timeline) {
   return json;
 }
 
-std::string json_line(const nlohmann::ordered_json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
-
 Result<BenchRun> with_statistics(BenchRun run, const std::string& stats_text) {
   const Json json = Json::parse(stats_text, nullptr, false);
-  Reader r(json);
+  BenchFields r(json);
   run.generated_tokens = r.count("generated_tokens");
   const double tokens = static_cast<double>(std::max<int64_t>(1, run.generated_tokens));
   run.tpot_s = r.number("decode_s") / tokens;
@@ -213,14 +150,14 @@ Result<BenchRun> with_statistics(BenchRun run, const std::string& stats_text) {
   run.experts = r.count("experts");
   run.text_hash = r.text("text_hash");
   for (const Json& layer : r.list("decode_layers")) {
-    Reader l(layer);
+    BenchFields l(layer);
     const double there = l.number("hits") + l.number("in_flight_hits");
     const double demanded = there + l.number("misses");
     run.hit_rate_by_layer.push_back(demanded > 0 ? there / demanded : -1);
     if (!l.good()) return file_error("the statistics of a run are not what this version of drafthorse writes");
   }
   for (const Json& layer : r.list("forecast_layers")) {
-    Reader l(layer);
+    BenchFields l(layer);
     const bool predicted = l.number("predicted") > 0;
     run.precision_by_layer.push_back(predicted ? l.number("precision") : -1);
     run.recall_by_layer.push_back(l.number("used") > 0 ? l.number("recall") : -1);
@@ -233,27 +170,18 @@ Result<BenchRun> with_statistics(BenchRun run, const std::string& stats_text) {
 
 Result<BenchFile> parse_bench_file(const std::string& text, const std::string& name) {
   BenchFile file;
-  size_t number = 0;
-  for (size_t at = 0; at < text.size();) {
-    ++number;
-    const size_t end = text.find('\n', at);
-    const std::string line = text.substr(at, end == std::string::npos ? end : end - at);
-    at = end == std::string::npos ? text.size() : end + 1;
-    if (line.empty()) continue;
-    const Json json = Json::parse(line, nullptr, false);
-    Reader reader(json);
-    const std::string kind = json.is_object() ? reader.text("kind") : "";
-    if (json.is_discarded() && end == std::string::npos) {
-      file.last_line_cut = true;
-    } else if (std::optional<BenchRun> run = kind == "run" ? read_run(json) : std::nullopt) {
-      file.runs.push_back(std::move(*run));
-    } else if (std::optional<BenchTimeline> timeline = kind == "timeline" ? read_timeline(json) : std::nullopt) {
-      file.timelines.push_back(std::move(*timeline));
-    } else {
-      return file_error(
-          fmt::format("{}, line {}: not what `drafthorse bench` writes; give a folder that it wrote to", name, number));
-    }
-  }
+  RETURN_IF_ERROR(read_bench_lines(
+      text, name,
+      [&](const std::string& kind, const Json& json) {
+        if (std::optional<BenchRun> run = kind == "run" ? read_run(json) : std::nullopt) {
+          file.runs.push_back(std::move(*run));
+          return true;
+        }
+        std::optional<BenchTimeline> timeline = kind == "timeline" ? read_timeline(json) : std::nullopt;
+        if (timeline) file.timelines.push_back(std::move(*timeline));
+        return timeline.has_value();
+      },
+      file.last_line_cut));
   return file;
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "bench_json.h"
 #include "sample_statistics.h"
 
 namespace drafthorse::cli {
@@ -64,9 +65,6 @@ struct BenchRun {
   std::string text_hash;
 };
 
-// [start, length] in milliseconds.
-using TimeSpans = std::vector<std::pair<double, double>>;
-
 // What a run did in a stretch of its decoding.
 struct BenchTimeline {
   RunKey key;
@@ -77,9 +75,6 @@ struct BenchTimeline {
 
 nlohmann::ordered_json to_json(const BenchRun& run);
 nlohmann::ordered_json to_json(const BenchTimeline& timeline);
-// Valid whatever bytes the strings hold; without the end of the line.
-std::string json_line(const nlohmann::ordered_json& json);
-
 // A run's line out of what `drafthorse run --stats-file` wrote; what that does not know stands in `of` already.
 // kFile where it is no such file.
 Result<BenchRun> with_statistics(BenchRun of, const std::string& stats_text);

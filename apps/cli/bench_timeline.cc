@@ -1,8 +1,9 @@
-// timeline_of_trace() of bench_runs.h.
+// timeline_of_trace() of bench_runs.h, timeline_of_batch_trace() of bench_batch_runs.h.
 #include <algorithm>
 #include <cmath>
 #include <map>
 
+#include "bench_batch_runs.h"
 #include "bench_runs.h"
 
 namespace drafthorse::cli {
@@ -61,21 +62,42 @@ TimeSpans within(TimeSpans spans, double from, double length) {
   return out;
 }
 
+Status no_trace() { return file_error("a run left no trace that can be read"); }
+
+Result<std::vector<Event>> events_of(const std::string& text) {
+  try {
+    if (std::optional<std::vector<Event>> events = read_events(text)) return std::move(*events);
+  } catch (const Json::exception&) {  // a member of another type
+  }
+  return no_trace();
+}
+
+double end_of(const std::pair<double, double>& span) { return span.first + span.second; }
+
+// What of `spans` is not in `others`. Both as within() makes them.
+TimeSpans without(const TimeSpans& spans, const TimeSpans& others) {
+  TimeSpans out;
+  for (const auto& span : spans) {
+    double at = span.first;
+    for (const auto& other : others) {
+      if (end_of(other) <= at || other.first >= end_of(span)) continue;
+      if (other.first > at) out.emplace_back(at, other.first - at);
+      at = end_of(other);
+    }
+    if (at < end_of(span)) out.emplace_back(at, end_of(span) - at);
+  }
+  return out;
+}
+
 }  // namespace
 
 Result<BenchTimeline> timeline_of_trace(const std::string& trace_text, RunKey key, double length_ms) {
-  std::optional<std::vector<Event>> events;
-  try {
-    events = read_events(trace_text);
-  } catch (const Json::exception&) {  // a member of another type
-  }
-  const Status none = file_error("a run left no trace that can be read");
-  if (!events) return none;
+  ASSIGN_OR_RETURN(const std::vector<Event> events, events_of(trace_text));
   TimeSpans draft, verify, stall, demand, ahead;
   std::map<int64_t, Event> reads;
   double begin = -1;
   double end = 0;
-  for (const Event& event : *events) {
+  for (const Event& event : events) {
     const std::pair<double, double> span = {event.start_ms, event.length_ms};
     if (event.phase == 'X' && event.name == "draft") draft.push_back(span);
     if (event.phase == 'X' && event.name == "verify") verify.push_back(span);
@@ -90,7 +112,7 @@ Result<BenchTimeline> timeline_of_trace(const std::string& trace_text, RunKey ke
       end = std::max(end, event.start_ms + event.length_ms);
     }
   }
-  if (begin < 0 || end <= begin) return none;
+  if (begin < 0 || end <= begin) return no_trace();
   const double length = std::min(length_ms, end - begin);
   double from = begin + (end - begin - length) / 2;
   // A verification's or a draft's beginning is where an eye starts reading.
@@ -109,6 +131,57 @@ Result<BenchTimeline> timeline_of_trace(const std::string& trace_text, RunKey ke
   out.stall = within(stall, from, length);
   out.demand_reads = within(demand, from, length);
   out.ahead_reads = within(ahead, from, length);
+  return out;
+}
+
+Result<BatchTimeline> timeline_of_batch_trace(const std::string& trace_text, BatchRunKey key, size_t first,
+                                              size_t count) {
+  ASSIGN_OR_RETURN(const std::vector<Event> events, events_of(trace_text));
+  TimeSpans draft, verify, attention, head, stall, reads;
+  std::map<int64_t, double> under_way;  // by id: when it began
+  for (const Event& event : events) {
+    const std::pair<double, double> span = {event.start_ms, event.length_ms};
+    if (event.phase == 'b') under_way[event.id] = event.start_ms;
+    if (event.phase == 'e' && under_way.contains(event.id)) {
+      reads.emplace_back(under_way[event.id], event.start_ms - under_way[event.id]);
+      under_way.erase(event.id);
+    }
+    if (event.phase != 'X') continue;
+    if (event.name == "draft") draft.push_back(span);
+    if (event.name == "verify") verify.push_back(span);
+    if (event.name == "attention") attention.push_back(span);
+    if (event.name == "head") head.push_back(span);
+    if (event.name == "stall") stall.push_back(span);
+  }
+  std::sort(verify.begin(), verify.end());
+  if (count == 0 || first + count > verify.size()) return no_trace();
+  // An iteration begins with its draft, where there is one, and ends with its choices.
+  const auto begin_of = [&](size_t iteration) {
+    const double after = iteration == 0 ? -1 : end_of(verify[iteration - 1]);
+    double begin = verify[iteration].first;
+    for (const auto& span : draft) {
+      if (span.first >= after && span.first < begin) begin = span.first;
+    }
+    return begin;
+  };
+  const size_t last = first + count - 1;
+  const double from = begin_of(first);
+  double end = end_of(verify[last]);
+  const double next = last + 1 < verify.size() ? begin_of(last + 1) : end;
+  for (const auto& span : head) {
+    if (span.first >= end && (last + 1 == verify.size() || span.first < next)) end = std::max(end, end_of(span));
+  }
+  BatchTimeline out;
+  out.key = std::move(key);
+  out.length_ms = end - from;
+  if (!(out.length_ms > 0)) return no_trace();
+  for (size_t i = first; i <= last; ++i) out.begins_ms.push_back(begin_of(i) - from);
+  out.reads = within(reads, from, out.length_ms);
+  out.draft = within(draft, from, out.length_ms);
+  out.attention = within(attention, from, out.length_ms);
+  out.head = within(head, from, out.length_ms);
+  out.stall = within(stall, from, out.length_ms);
+  out.experts = without(without(within(verify, from, out.length_ms), out.attention), out.stall);
   return out;
 }
 

@@ -5,10 +5,10 @@
 #include <nlohmann/json.hpp>
 
 #include "base/units.h"
+#include "batch_plan_input.h"
 #include "console.h"
 #include "earlier_run.h"
 #include "engine/engine.h"
-#include "engine/work.h"
 #include "engine_flags.h"
 #include "output.h"
 #include "plan/batch_optimizer.h"
@@ -23,11 +23,6 @@ namespace drafthorse::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-constexpr int kReadsUnderWay = 64;
-// Many texts at once use experts more evenly than one does: 32 of the demo's used nearly all of them.
-constexpr double kSkewOfMany = 1;
-constexpr double kChoice_s = 2e-5;  // of one token from its logits, greedily; sampler_bench
 
 struct BatchAdvice {
   BatchPlanInput input;
@@ -68,24 +63,6 @@ Status choose_acceptance(const PlanFlags& flags, const Engine& engine, BatchAdvi
   return {};
 }
 
-double kv_bytes(const Model& model) {
-  return static_cast<double>(KvCache::position_bytes(model.config(), model.kv().shape().type));
-}
-
-BatchMemory memory_of(const Engine& engine, const BatchJob& job) {
-  const Model& target = *engine.target().model;
-  BatchMemory memory;
-  memory.budget_bytes = engine.ram_budget_bytes();
-  memory.fixed_bytes = engine.ledger().total() - engine.ledger().bytes("expert slots") - engine.batch_bytes();
-  memory.slot_bytes = ExpertCache::slot_bytes(target.layout());
-  memory.total_experts = target.layout().total_experts();
-  memory.sequence_bytes = engine.sequence_bytes(job.prompt_tokens + job.output_tokens);
-  if (memory.slot_bytes == 0) return memory;
-  memory.stream_slots = stream_slots(target.layout());
-  memory.least_slots = std::max(memory.stream_slots, ExpertCache::kLeastSlots);
-  return memory;
-}
-
 // On this machine, with this file.
 Result<BatchAdvice> advise_here(const PlanFlags& flags) {
   BatchAdvice advice;
@@ -103,29 +80,12 @@ Result<BatchAdvice> advise_here(const PlanFlags& flags) {
   }
   ASSIGN_OR_RETURN(const std::string path, flags.profile.empty() ? profile_path() : Result<std::string>(flags.profile));
   ASSIGN_OR_RETURN(const MachineProfile profile, load_profile(path));
-  const Model& target = *engine->target().model;
-  BatchPlanInput& input = advice.input;
-  ASSIGN_OR_RETURN(input.target, model_cost(profile, model_work(engine->target_index(), target),
-                                            {.skew = kSkewOfMany, .kv_bytes_per_key = kv_bytes(target)}));
-  if (engine->draft().model != nullptr) {
-    const Model& draft = *engine->draft().model;
-    ASSIGN_OR_RETURN(ModelCost cost, model_cost(profile, model_work(engine->draft_index(), draft),
-                                                {.skew = kSkewOfMany, .kv_bytes_per_key = kv_bytes(draft)}));
-    input.draft = DraftCost{std::move(cost), {}};
+  ASSIGN_OR_RETURN(advice.input, plan_input(*engine, profile, job));
+  if (advice.input.draft) {
     RETURN_IF_ERROR(choose_acceptance(flags, *engine, advice));
-    input.acceptance = {advice.acceptance};
+    advice.input.acceptance = {advice.acceptance};
   }
-  input.platform.link_bytes_per_s = disk_rate(profile, kReadsUnderWay);
-  input.platform.compute_slowdown_while_loading = profile.compute_slowdown_while_reading;
-  input.memory = memory_of(*engine, job);
-  input.job = job;
-  input.max_depth = kMostBatchDepth;
-  input.depth = options.draft_depth;
-  if (input.depth) input.max_depth = *input.depth;
-  const int64_t most = target.kv().shape().sequences;
-  input.job.requests = job.requests > 0 ? std::min(job.requests, most) : most;
-  if (flags.batch.sequences > 0) input.sequences = flags.batch.sequences;
-  input.other_s_per_token = kChoice_s;
+  if (flags.batch.sequences > 0) advice.input.sequences = flags.batch.sequences;
   advice.machine = profile.machine;
   advice.notes = engine->notices();
   return advice;

@@ -97,10 +97,12 @@ std::string profile_text(const MachineProfile& profile, const std::string& path)
     text += fmt::format(" {:>10}", rate_text(rate.bytes_per_s));
   }
   text += fmt::format(
-      "\n  one read of 4 KiB takes {:.0f} us; reading slows computing down to 1/{:.2f}\n\nmemory   {} read by {} "
-      "threads\n",
-      profile.disk_latency_s * 1e6, profile.compute_slowdown_while_reading, rate_text(profile.ram_bytes_per_s),
-      profile.threads);
+      "\n  one read of 4 KiB takes {:.0f} us; streaming gives {}, beside computing {}, which it slows down to "
+      "1/{:.2f}\n"
+      "\nmemory   {} read by {} threads\n",
+      profile.disk_latency_s * 1e6, rate_text(profile.stream_bytes_per_s),
+      rate_text(profile.stream_bytes_per_s_while_computing), profile.compute_slowdown_while_reading,
+      rate_text(profile.ram_bytes_per_s), profile.threads);
   text += fmt::format("products {:.0f} G/s of bytes, {:.0f} G/s of floats per core\n",
                       profile.byte_products_per_s / 1e9, profile.float_products_per_s / 1e9);
   text += "\nexperts, speed through the weights by tokens that share them (weights from memory)\n  type      ";

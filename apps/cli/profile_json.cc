@@ -106,6 +106,8 @@ Json profile_json(const MachineProfile& profile) {
           {"disk_latency_s", profile.disk_latency_s},
           {"first_touch_s_per_byte", profile.first_touch_s_per_byte},
           {"compute_slowdown_while_reading", profile.compute_slowdown_while_reading},
+          {"stream_bytes_per_s", profile.stream_bytes_per_s},
+          {"stream_bytes_per_s_while_computing", profile.stream_bytes_per_s_while_computing},
           {"ram_bytes_per_s", profile.ram_bytes_per_s},
           {"byte_products_per_s_per_core", profile.byte_products_per_s},
           {"float_products_per_s_per_core", profile.float_products_per_s},
@@ -140,6 +142,8 @@ Result<MachineProfile> parse_profile(const std::string& text, const std::string&
   profile.disk_latency_s = reader.number("disk_latency_s");
   profile.first_touch_s_per_byte = reader.number("first_touch_s_per_byte");
   profile.compute_slowdown_while_reading = reader.number("compute_slowdown_while_reading", 1);
+  profile.stream_bytes_per_s = reader.number("stream_bytes_per_s", 1);
+  profile.stream_bytes_per_s_while_computing = reader.number("stream_bytes_per_s_while_computing", 1);
   profile.ram_bytes_per_s = reader.number("ram_bytes_per_s", 1);
   profile.byte_products_per_s = reader.number("byte_products_per_s_per_core", 1);
   profile.float_products_per_s = reader.number("float_products_per_s_per_core", 1);

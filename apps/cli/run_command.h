@@ -10,6 +10,7 @@
 #include "device_flags.h"
 #include "engine/session.h"
 #include "engine_flags.h"
+#include "run_trace.h"
 #include "sampling_flags.h"
 #include "schedule_flags.h"
 
@@ -29,9 +30,7 @@ struct RunFlags {
   ScheduleFlags schedule;
   std::string fitted;  // empty: where calibrate puts it
   bool quiet = false;
-  bool explain = false;
-  std::string explain_file;  // empty: standard error
-  std::string trace_file;
+  TraceFlags trace;
   std::string routing_file;  // of --trace-routing
   bool stats = false;
   std::string stats_file;

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/units.h"
+#include "output.h"
 
 namespace drafthorse::cli {
 namespace {
@@ -22,6 +23,10 @@ const char* name_of(Span what) {
       return "verify";
     case Span::kLayer:
       return "layer";
+    case Span::kStages:
+      return "attention";
+    case Span::kHead:
+      return "head";
     default:
       return "stall";
   }
@@ -46,7 +51,22 @@ Status cannot_write(const std::string& path) { return file_error(fmt::format("{}
 
 }  // namespace
 
-Result<std::unique_ptr<RunTrace>> RunTrace::open(const std::string& trace_path, const std::string& explain_path) {
+void add_trace_flags(CLI::App& app, TraceFlags& flags) {
+  flags.explain = app.add_option("--explain", flags.explain_file,
+                                 "say why experts are fetched and evicted and why so many tokens are drafted, on "
+                                 "standard error or to a file")
+                      ->type_name("[FILE]")
+                      ->expected(0, 1);
+  app.add_option("--trace", flags.trace_file, "write a trace that ui.perfetto.dev and chrome://tracing open")
+      ->type_name("FILE")
+      ->check(check_not_empty);
+}
+
+Result<std::unique_ptr<RunTrace>> RunTrace::open(const TraceFlags& flags) {
+  const std::string& trace_path = flags.trace_file;
+  const bool explains = flags.explain != nullptr && flags.explain->count() > 0;
+  const std::string explain_path = !explains ? "" : flags.explain_file.empty() ? "-" : flags.explain_file;
+  if (trace_path.empty() && explain_path.empty()) return std::unique_ptr<RunTrace>();
   std::unique_ptr<RunTrace> out(new RunTrace());
   out->trace_path_ = trace_path;
   out->explain_path_ = explain_path;
@@ -101,7 +121,7 @@ void RunTrace::explain(int64_t now_ns, const std::string& sentence) {
 
 void RunTrace::span(Span what, int64_t number, int64_t start_ns, int64_t end_ns) {
   if (!trace_.is_open()) return;
-  const bool of_layer = what == Span::kLayer || what == Span::kStall;
+  const bool of_layer = what == Span::kLayer || what == Span::kStages || what == Span::kStall;
   event(fmt::format(R"({{"ph":"X","pid":1,"tid":{},"name":"{}{}","ts":{:.3f},"dur":{:.3f},"args":{{"{}":{}}}}})",
                     kEngineTrack, name_of(what), what == Span::kLayer ? fmt::format(" {}", number) : "",
                     microseconds(start_ns), static_cast<double>(end_ns - start_ns) / 1000,

@@ -1,6 +1,7 @@
 // --trace and --explain: what the engine tells, as Chrome's trace events (Perfetto opens them) and as sentences.
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <fstream>
 #include <memory>
@@ -12,11 +13,19 @@
 
 namespace drafthorse::cli {
 
+struct TraceFlags {
+  std::string trace_file;  // empty: no trace
+  const CLI::Option* explain = nullptr;
+  std::string explain_file;  // empty: standard error
+};
+
+void add_trace_flags(CLI::App& app, TraceFlags& flags);
+
 class RunTrace final : public Trace {
  public:
   // Both are written while the engine runs, so that a run that is ended from outside leaves what it did until then.
-  // An empty path: not wanted; explain_path "-": standard error. kFile where one cannot be written.
-  static Result<std::unique_ptr<RunTrace>> open(const std::string& trace_path, const std::string& explain_path);
+  // nullptr: neither is wanted. kFile where one cannot be written.
+  static Result<std::unique_ptr<RunTrace>> open(const TraceFlags& flags);
   ~RunTrace() override;
 
   // Closes the files; kFile where something could not be written.

@@ -32,6 +32,7 @@ constexpr std::pair<const char*, const char*> kWords[] = {
     {"--io", "uring pread list"},
     {"--kv", "f16 q8_0"},
     {"--regime", "auto stream cache layered list"},
+    {"--regimes", "auto stream cache layered"},
     {"--policy", "auto sp-moe sp-moe-sync on-demand adapmoe moe-infinity specter next-use list"},
     {"--predictor", "none cross cross-norm draft-router fitted next-gate frequency trace combined list"},
     {"--prefetch", "none cutoff cutoff-sync next-layer top ahead deadline list"},

@@ -1,6 +1,8 @@
 // Time as a seam: the engine reads a Clock, tests hand it one that only moves when told to.
 #pragma once
 
+#include <sys/resource.h>
+
 #include <chrono>
 #include <cstdint>
 
@@ -32,6 +34,14 @@ class VirtualClock final : public Clock {
  private:
   int64_t now_ns_ = 0;
 };
+
+// That all threads of this process have used, in user mode and in the kernel.
+inline double processor_seconds() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+         static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
+}
 
 inline double seconds(int64_t ns) { return static_cast<double>(ns) * 1e-9; }
 

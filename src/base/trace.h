@@ -9,7 +9,8 @@
 
 namespace drafthorse {
 
-enum class Span { kPrompt, kDraft, kVerify, kLayer, kStall };
+// kStages: of a layer, what comes before its experts. kHead: of a batch, logits and choices.
+enum class Span { kPrompt, kDraft, kVerify, kLayer, kStages, kStall, kHead };
 
 // Why an expert is read.
 enum class FetchReason { kDemand, kPrefetch, kFill };
@@ -18,7 +19,7 @@ class Trace {
  public:
   virtual ~Trace() = default;
 
-  // number: tokens of a prompt, a draft or a verification; the layer of a layer's work or a stall.
+  // number: tokens of a prompt, a draft, a verification or a head; else the layer.
   virtual void span(Span what, int64_t number, int64_t start_ns, int64_t end_ns) = 0;
 
   // A read begins, and ends: every fetched() is followed by one arrived() unless the engine ends before.

@@ -11,11 +11,8 @@ struct ModelBatchDrafter::Ahead {
   int32_t length = 0;           // of the KV cache, when drafting began
 };
 
-ModelBatchDrafter::ModelBatchDrafter(ForwardPass& pass, int32_t target_vocabulary, Poll poll)
-    : pass_(pass),
-      target_vocabulary_(target_vocabulary),
-      poll_(std::move(poll)),
-      shares_kv_(pass.model().shares_kv()) {}
+ModelBatchDrafter::ModelBatchDrafter(ForwardPass& pass, int32_t target_vocabulary)
+    : pass_(pass), target_vocabulary_(target_vocabulary), shares_kv_(pass.model().shares_kv()) {}
 
 // Everything but the texts' last tokens, in passes as long as the workspace allows.
 Status ModelBatchDrafter::catch_up(std::span<Ahead> all) {
@@ -24,7 +21,6 @@ Status ModelBatchDrafter::catch_up(std::span<Ahead> all) {
   int32_t count = 0;
   const auto flush = [&]() -> Status {
     if (!runs.empty()) RETURN_IF_ERROR(pass_.run_batch(runs));
-    if (poll_) poll_();
     runs.clear();
     count = 0;
     return {};
@@ -53,7 +49,6 @@ Status ModelBatchDrafter::run(std::span<Ahead*> now) {
   for (int32_t first = 0; first < static_cast<int32_t>(now.size()); first += block) {
     const int32_t count = std::min(block, static_cast<int32_t>(now.size()) - first);
     pass_.head(first, count);
-    if (poll_) poll_();
     for (int32_t i = 0; i < count; ++i) {
       Ahead& one = *now[static_cast<size_t>(first + i)];
       Sampler& sampler = one.request->sampler();

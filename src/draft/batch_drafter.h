@@ -46,9 +46,7 @@ class BatchDrafter {
 // what became text, or on the target's (the same model at fewer bits), whose rows beyond the text it overwrites.
 class ModelBatchDrafter final : public BatchDrafter {
  public:
-  // Called between passes: reads of the target's go on meanwhile.
-  using Poll = std::function<void()>;
-  ModelBatchDrafter(ForwardPass& pass, int32_t target_vocabulary, Poll poll);
+  ModelBatchDrafter(ForwardPass& pass, int32_t target_vocabulary);
 
   std::string_view name() const override { return shares_kv_ ? "shared-kv" : "model"; }
   Status draft(std::span<DraftRequest> requests) override;
@@ -64,7 +62,6 @@ class ModelBatchDrafter final : public BatchDrafter {
 
   ForwardPass& pass_;
   int32_t target_vocabulary_;
-  Poll poll_;
   bool shares_kv_;
 };
 

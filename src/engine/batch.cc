@@ -85,11 +85,11 @@ Batch::Batch(Engine& engine) : engine_(engine), parts_(std::make_unique<Parts>(e
   for (int32_t number = sequences - 1; number >= 0; --number) parts.free_numbers.push_back(number);
   parts.free_bytes = engine.batch_bytes();
   if (engine.draft_pass() != nullptr) {
-    ExpertCache* cache = parts.target.cache.get();
-    parts.drafter =
-        std::make_unique<ModelBatchDrafter>(*engine.draft_pass(), parts.target.model->config().n_vocab, [cache] {
-          if (cache != nullptr) cache->poll();
-        });
+    parts.drafter = std::make_unique<ModelBatchDrafter>(*engine.draft_pass(), parts.target.model->config().n_vocab);
+    // While the draft computes, what the target's next pass begins with is read.
+    if (parts.target.cache != nullptr) {
+      engine.draft_pass()->set_background([cache = parts.target.cache.get()] { cache->poll(); });
+    }
   } else if (!engine.drafter_names_in_use().empty()) {
     parts.drafter = std::make_unique<NgramBatchDrafter>(sequences, engine.context());
   }
@@ -204,7 +204,6 @@ void Batch::admit() {
     sequence->text.tokens = sequence->request.prompt;
     parts.active.push_back(std::move(sequence));
   }
-  stats_.most_sequences = std::max(stats_.most_sequences, active());
 }
 
 // Whether all of the text but its last token is in the KV cache.
@@ -282,7 +281,9 @@ Status Batch::draft(int32_t depth) {
     sequences[i]->drafted = std::move(requests[i].drafted);
     last_.drafted_tokens += static_cast<int64_t>(sequences[i]->drafted.size());
   }
-  last_.draft_s = seconds(engine_.clock().now_ns() - start);
+  const int64_t end = engine_.clock().now_ns();
+  last_.draft_s = seconds(end - start);
+  if (engine_.options().trace != nullptr) engine_.options().trace->span(Span::kDraft, last_.drafted_tokens, start, end);
   return status;
 }
 
@@ -323,7 +324,11 @@ std::vector<BatchRun> Batch::lay_out() {
 Status Batch::verify(std::span<const BatchRun> runs) {
   LoadedModel& target = parts_->target;
   if (target.cache != nullptr) target.cache->set_window(static_cast<double>(last_.window_tokens + last_.prompt_tokens));
+  const int64_t start = engine_.clock().now_ns();
   RETURN_IF_ERROR(target.pass->run_batch(runs));
+  if (Trace* trace = engine_.options().trace; trace != nullptr) {
+    trace->span(Span::kVerify, last_.window_tokens + last_.prompt_tokens, start, engine_.clock().now_ns());
+  }
   target.pass->record_prompt();
   const PassStats& pass = target.pass->stats();
   last_.pass_s = seconds(pass.duration_ns);
@@ -355,7 +360,11 @@ void Batch::accept() {
       if (!sequence->decided) decide(*sequence, place, pass.logits(static_cast<int32_t>(i)));
     }
   }
-  last_.head_s = seconds(engine_.clock().now_ns() - start);
+  const int64_t end = engine_.clock().now_ns();
+  last_.head_s = seconds(end - start);
+  if (Trace* trace = engine_.options().trace; trace != nullptr) {
+    trace->span(Span::kHead, static_cast<int64_t>(places.size()), start, end);
+  }
 }
 
 // What follows the window's tokens up to `place` drafted ones: the draft's next, or the target's own.
@@ -448,12 +457,16 @@ void Batch::learn() {
 Status Batch::step() {
   const int64_t start = engine_.clock().now_ns();
   admit();
+  stats_.most_sequences = std::max(stats_.most_sequences, active());
   if (parts_->active.empty()) return {};
   last_ = {};
   for (const auto& one : parts_->active) one->begin_iteration();
 
   // 1. Draft.
   last_.depth = choose_depth();
+  if (Trace* trace = engine_.options().trace; trace != nullptr && parts_->drafter != nullptr) {
+    trace->depth(last_.depth, explain(), engine_.clock().now_ns());
+  }
   if (last_.depth > 0) RETURN_IF_ERROR(draft(last_.depth));
 
   // 2. Verify, the prompts' parts riding along.

@@ -491,6 +491,12 @@ Status Engine::plan_slots(MemoryNeeds& needs) {
         static_cast<int>(std::min<uint64_t>(left / needs.slot_bytes, static_cast<uint64_t>(needs.total_experts)));
   }
   plan_.everything_resident = plan_.slots == needs.total_experts;
+  // What experts do not need texts may.
+  if (plan_.everything_resident) {
+    const uint64_t all = align_up(needs.slot_bytes * static_cast<uint64_t>(needs.total_experts), kHugePage);
+    const uint64_t every_text = longest * static_cast<uint64_t>(target_.model->kv().shape().sequences);
+    batch_bytes_ = std::min(*options_.ram_bytes - needs.fixed.total() - all, std::max(batch_bytes_, every_text));
+  }
   needs.fixed.add("keys and values of texts", batch_bytes_);
   return {};
 }

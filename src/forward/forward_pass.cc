@@ -141,7 +141,12 @@ Status ForwardPass::run_batch(std::span<const BatchRun> runs) {
 
 void ForwardPass::head(int32_t first, int32_t count) {
   model_.head(first, count);
+  look_after_reads();
+}
+
+void ForwardPass::look_after_reads() {
   if (cache_ != nullptr) cache_->poll();
+  if (background_) background_();
 }
 
 // The embedded tokens through all layers.
@@ -156,12 +161,19 @@ Status ForwardPass::run_layers(int32_t count, const std::function<void(double)>&
     RETURN_IF_ERROR(stages(layer, count));
     stage_ns_ = clock_.now_ns() - layer_start;
     stats_.stage_ns += stage_ns_;
+    if (trace_ != nullptr) trace_->span(Span::kStages, i, layer_start, layer_start + stage_ns_);
     if (observer() != nullptr) observer()->reached(layer, count);
     if (observer() != nullptr && window) observer()->staged(layer, count);
     if (model_.is_moe_layer(layer)) {
       route(layer, count);
+      // A batch that reads ahead claims slots one by one: a demand for all of a layer's at once would take those of
+      // experts that the next iteration uses again.
+      const bool all_there = std::all_of(union_.begin(), union_.end(), [&](ExpertId expert) {
+        return cache_->resident({layer, expert});
+      });
+      const bool streams = is_batch_ && read_ahead_ != ReadAhead::kNever && !all_there;
       RETURN_IF_ERROR(device_experts_ != nullptr ? experts_on_device(layer, count)
-                      : window                   ? experts_by_arrival(layer, count)
+                      : window && !streams       ? experts_by_arrival(layer, count)
                                                  : experts_in_order(layer, count));
     }
     if (trace_ != nullptr) trace_->span(Span::kLayer, i, layer_start, clock_.now_ns());
@@ -175,7 +187,7 @@ Status ForwardPass::stages(LayerId layer, int32_t count) {
   for (int32_t first = 0; first < count; first += model_.stage_tokens()) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     model_.attention(layer, first, std::min(model_.stage_tokens(), count - first));
-    if (cache_ != nullptr) cache_->poll();
+    look_after_reads();
   }
   return {};
 }
@@ -311,7 +323,7 @@ void ForwardPass::compute_group(LayerId layer, std::span<const ExpertId> experts
     work_.push_back({cache_->weights(expert), first, first + static_cast<int32_t>(tokens_of_[index(expert)].size())});
   }
   compute(layer, token_of_row_);
-  cache_->poll();
+  look_after_reads();
 }
 
 Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
@@ -328,7 +340,7 @@ Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
     RETURN_IF_ERROR(cache_->wait_for(expert));
     add_expert(layer, expert);
     cache_->release(expert);
-    cache_->poll();
+    look_after_reads();
   }
   stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
   add_sum(count);
@@ -369,7 +381,7 @@ Status ForwardPass::run_among_residents(int32_t token) {
   for (int32_t i = 0; i < model_.config().n_layer; ++i) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     model_.attention(LayerId{i}, 0, 1);
-    cache_->poll();  // reads under way go on
+    look_after_reads();
     if (model_.is_moe_layer(LayerId{i})) experts_among_residents(LayerId{i});
   }
   model_.head(0, 1);

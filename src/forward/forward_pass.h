@@ -19,6 +19,7 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -67,6 +68,9 @@ class ForwardPass {
   DeviceExperts* device_experts() const { return device_experts_; }    // nullptr: experts are computed on the host
   void set_trace(Trace* trace) { trace_ = trace; }                     // must outlive the pass; nullptr: none
   void set_observer(PassObserver* observer) { observer_ = observer; }  // likewise
+  // Called wherever the pass looks after its own reads, at every stage boundary: so that another model's go on while
+  // this one computes.
+  void set_background(std::function<void()> background) { background_ = std::move(background); }
 
   // Runs `tokens` from position kv.length() on and extends the KV cache by them. Logits of the last `logits_wanted`
   // tokens (at most max_window) are in workspace.logits, the first wanted one in column 0.
@@ -105,6 +109,7 @@ class ForwardPass {
   PassObserver* observer() const { return is_batch_ ? nullptr : observer_; }  // of the pass under way, or none
   Status run_layers(int32_t count, const std::function<void(double)>& progress);
   Status stages(LayerId layer, int32_t count);
+  void look_after_reads();
   void route(LayerId layer, int32_t count);
   void note_prefixes(LayerId layer, int32_t count);
   Status experts_by_arrival(LayerId layer, int32_t count);
@@ -132,6 +137,7 @@ class ForwardPass {
   const std::atomic<bool>* interrupted_;
   Trace* trace_ = nullptr;
   PassObserver* observer_ = nullptr;
+  std::function<void()> background_;
   PassStats stats_;
   int32_t chunk_tokens_ = 0;  // tokens that routes_ holds
   ReadAhead read_ahead_ = ReadAhead::kByUse;

@@ -254,8 +254,8 @@ Result<BatchPlan> plan_batch(const BatchPlanInput& input) {
     const uint64_t least = memory.fixed_bytes + static_cast<uint64_t>(memory.least_slots) * memory.slot_bytes +
                            request_bytes(memory, input.job, window_of(0));
     return memory_error(
-        fmt::format("a budget of {} is too small for one request of {} + {} tokens and two layers of "
-                    "experts: at least --ram {}M is needed",
+        fmt::format("a budget of {} is too small for one request of {} + {} tokens and the experts "
+                    "that are read ahead: at least --ram {}M is needed",
                     format_size(memory.budget_bytes), input.job.prompt_tokens, input.job.output_tokens,
                     named_budget(least) / kMiB));
   }

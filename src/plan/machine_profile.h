@@ -38,13 +38,15 @@ struct MachineProfile {
   std::vector<DiskRate> disk;
   double disk_latency_s = 0;                  // of one small read on an idle disk
   double first_touch_s_per_byte = 0;          // of memory the process has not used yet, where the system has it at hand
-  double compute_slowdown_while_reading = 1;  // a matrix product\'s time beside full reading, over its time alone
-  double ram_bytes_per_s = 0;                 // reading, all threads
-  double byte_products_per_s = 0;             // the peak of 8-bit multiplications, one core
-  double float_products_per_s = 0;            // the same of floats
-  double node_overhead_s = 0;                 // of one graph node on next to no data
-  double elementwise_s_per_float = 0;         // of a graph node that passes over floats, on one thread
-  double attention_s_per_key_float = 0;       // attention of one token: n_head * head_dim * keys times this
+  double compute_slowdown_while_reading = 1;  // a matrix product's time beside full reading, over its time alone
+  double stream_bytes_per_s = 0;              // large reads, as many under way as the queue takes, over seconds
+  double stream_bytes_per_s_while_computing = 0;  // the same beside matrix products
+  double ram_bytes_per_s = 0;                     // reading, all threads
+  double byte_products_per_s = 0;                 // the peak of 8-bit multiplications, one core
+  double float_products_per_s = 0;                // the same of floats
+  double node_overhead_s = 0;                     // of one graph node on next to no data
+  double elementwise_s_per_float = 0;             // of a graph node that passes over floats, on one thread
+  double attention_s_per_key_float = 0;           // attention of one token: n_head * head_dim * keys times this
   std::vector<KernelProfile> kernels;
 };
 

@@ -122,6 +122,7 @@ class Builder {
       compute_s += dense_s_[i] + attention_s_ + groups_[i].count * groups_[i].compute_s;
     }
     if (compute_s <= 0) return;
+    load_s = slow_down_loads(load_s, compute_s);
     const double beside = std::min(1.0, load_s / compute_s);
     const double factor = 1 + (platform_.compute_slowdown_while_loading - 1) * beside;
     for (size_t i = 0; i < groups_.size(); ++i) {
@@ -130,6 +131,15 @@ class Builder {
     }
     attention_s_ *= factor;
     head_s_ *= factor;
+  }
+
+  // Loads of so many seconds beside so many of computing: what they take then, in all. Their groups take as much longer.
+  double slow_down_loads(double load_s, double compute_s) {
+    const double beside = platform_.link_bytes_per_s_while_computing / platform_.link_bytes_per_s;
+    if (!(beside > 0) || beside >= 1 || load_s <= 0) return load_s;
+    const double slowed = std::min(load_s / beside, load_s + (1 - beside) * compute_s);
+    for (Groups& groups : groups_) groups.load_s *= slowed / load_s;
+    return slowed;
   }
 
   bool on_demand() const { return iteration_.pipeline == Pipeline::kOnDemand; }

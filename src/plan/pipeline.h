@@ -31,8 +31,10 @@ const char* component_name(Component component);
 using SecondsByComponent = std::array<double, kComponents>;
 
 struct Platform {
-  double link_bytes_per_s = 0;                // slow tier to fast tier
-  double compute_slowdown_while_loading = 1;  // where the processor that computes also serves the reads
+  double link_bytes_per_s = 0;  // slow tier to fast tier
+  // Where the processor that computes also serves the reads, each slows the other down. 0: not the link.
+  double link_bytes_per_s_while_computing = 0;
+  double compute_slowdown_while_loading = 1;
   // A device: dense layers, experts and the draft run on it, attention on the processor beside it.
   bool device = false;
   double activation_bytes_out = 0;   // per token and layer, queries, keys and values

@@ -1,7 +1,6 @@
 // What reading costs computing: both use the memory, and the kernel's part of a read uses the processor.
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 #include <random>
 #include <vector>
 
@@ -19,11 +18,11 @@ namespace {
 constexpr int64_t kColumns = 2048;
 constexpr int64_t kRows = 2048;
 constexpr uint64_t kMatrix = kColumns * kRows * sizeof(float);
-constexpr int kRounds = 4;
+constexpr int kRounds = 8;
 constexpr uint64_t kMatrices = 24;  // 384 MiB, more than caches hold
 
-// Products of a matrix with one token, as many as there is time for. Calls `between` after each. Seconds for one: the
-// mean without the slowest tenth, in which the system ran something else.
+// Products of a matrix with one token, as many as there is time for. Calls `between` after each. Seconds for one, the
+// mean of all: what serves the reads takes the processor now and then for much longer than a product.
 template <typename Between>
 double product_seconds(const Arena& weights, WorkerPool& pool, double duration_s, const Between& between) {
   const ops::simd::Kernels& kernels = ops::simd::kernels(ops::best_isa());
@@ -32,21 +31,20 @@ double product_seconds(const Arena& weights, WorkerPool& pool, double duration_s
   std::vector<float> y(kRows);
   const SteadyClock clock;
   const int64_t start = clock.now_ns();
-  std::vector<double> times;
-  while (seconds(clock.now_ns() - start) < duration_s) {
-    const ops::WeightMatrix w{weights.data() + times.size() % kMatrices * kMatrix, GGML_TYPE_F32, kColumns, kRows,
+  int64_t taken_ns = 0;
+  uint64_t products = 0;
+  while (products == 0 || seconds(clock.now_ns() - start) < duration_s) {
+    const ops::WeightMatrix w{weights.data() + products % kMatrices * kMatrix, GGML_TYPE_F32, kColumns, kRows,
                               kColumns * sizeof(float)};
     const int64_t before = clock.now_ns();
     pool.run(kRows, ops::row_grain(kRows, kColumns, pool.threads()), [&](int64_t begin, int64_t end) {
       ops::linear_rows(kernels, w, {&row, 1}, y.data(), kRows, begin, end);
     });
-    times.push_back(seconds(clock.now_ns() - before));
+    taken_ns += clock.now_ns() - before;
+    ++products;
     between();
   }
-  std::sort(times.begin(), times.end());
-  const size_t kept = times.size() - times.size() / 10;
-  return std::accumulate(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(kept), 0.0) /
-         static_cast<double>(kept);
+  return seconds(taken_ns) / static_cast<double>(products);
 }
 
 }  // namespace
@@ -69,19 +67,41 @@ Status measure_overlap(const MeasureOptions& options, MachineProfile& profile) {
     queue->submit({&request, 1});
   };
   std::vector<ReadCompletion> done(queue->capacity());
-  // In turn: a machine that changes meanwhile changes both.
-  double alone = 0;
-  double reading = 0;
-  for (int round = 0; round < kRounds; ++round) {
-    alone += product_seconds(weights, pool, options.seconds / kRounds, nothing);
+  const SteadyClock clock;
+  // Keeps reads under way for a while, meanwhile doing `work`, which is to call what it is given now and then. Bytes
+  // per second.
+  const auto read_during = [&](const auto& work) {
     for (uint64_t tag = 0; tag < queue->capacity(); ++tag) submit(tag);
-    reading += product_seconds(weights, pool, options.seconds / kRounds, [&] {
-      const size_t count = queue->reap(done, false);
+    const int64_t start = clock.now_ns();
+    uint64_t bytes = 0;
+    work([&](bool wait) {
+      const size_t count = queue->reap(done, wait);
+      bytes += count * kReadPieceBytes;
       for (size_t i = 0; i < count; ++i) submit(done[i].tag);
     });
+    const double rate = static_cast<double>(bytes) / seconds(clock.now_ns() - start);
     while (queue->in_flight() > 0) queue->reap(done, true);
+    return rate;
+  };
+  // In turn: a machine that changes meanwhile changes all.
+  const double part_s = options.seconds / 2;
+  double computing_alone = 0;
+  double computing_beside = 0;
+  double reading_alone = 0;
+  double reading_beside = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    computing_alone += product_seconds(weights, pool, part_s, nothing);
+    reading_beside += read_during([&](const auto& read_on) {
+      computing_beside += product_seconds(weights, pool, part_s, [&] { read_on(false); });
+    });
+    reading_alone += read_during([&](const auto& read_on) {
+      const int64_t start = clock.now_ns();
+      while (seconds(clock.now_ns() - start) < part_s) read_on(true);
+    });
   }
-  profile.compute_slowdown_while_reading = std::max(1.0, reading / alone);
+  profile.compute_slowdown_while_reading = std::max(1.0, computing_beside / computing_alone);
+  profile.stream_bytes_per_s = std::max(1.0, reading_alone / kRounds);
+  profile.stream_bytes_per_s_while_computing = std::clamp(reading_beside / kRounds, 1.0, profile.stream_bytes_per_s);
   return {};
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -227,6 +228,35 @@ class Formats(BatchTestCase):
         self.assertGreater(figures["drafted_tokens"], 0)
         self.assertGreater(figures["busy_s"], 0)
         self.assertLess(figures["busy_s"], figures["seconds"])
+
+    def test_iterations_and_trace(self):
+        paths = {name: self.folder / name for name in ("iterations", "trace", "explained", "stats")}
+        for path in paths.values():
+            self.addCleanup(path.unlink, missing_ok=True)
+        requests = [completion(f"{i}", max_tokens=6 + i) for i in range(6)]
+        result = self.batch(requests, "-d", Setup.draft(), "--draft-depth", 2, "--iterations-file", paths["iterations"],
+                            "--trace", paths["trace"], "--explain", paths["explained"], "--stats-file", paths["stats"])
+        self.assert_fine(result)
+        text = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
+        lines = [json.loads(line) for line in text["iterations"].splitlines()]
+        stats = json.loads(text["stats"])
+        self.assertEqual([line["iteration"] for line in lines], list(range(1, stats["iterations"] + 1)))
+        for key in ("generated_tokens", "drafted_tokens", "accepted_tokens", "prompt_tokens", "bytes_read"):
+            self.assertEqual(sum(line[key] for line in lines), stats[key], key)
+        self.assertAlmostEqual(sum(line["s"] for line in lines), stats["busy_s"], delta=1e-3)
+        for line in lines:
+            parts = sum(line[key] for key in ("draft_s", "pass_s", "head_s"))
+            self.assertLessEqual(parts, line["s"] + 1e-4)
+        events = json.loads(text["trace"])["traceEvents"]
+        spans = [event["name"] for event in events if event["ph"] == "X"]
+        self.assertEqual(spans.count("verify"), stats["iterations"])
+        self.assertEqual(spans.count("head"), stats["iterations"])
+        self.assertEqual(spans.count("draft"), sum(line["drafted_tokens"] > 0 for line in lines))
+        self.assertEqual(len(re.findall(r"(?m)^ *[\d.]+ depth  ", text["explained"])), stats["iterations"])
+
+    def test_iterations_that_cannot_be_written(self):
+        result = self.batch([completion("a")], "--iterations-file", self.folder)
+        self.assert_refused(result, FILE, str(self.folder))
 
 
 class BadRequests(BatchTestCase):

@@ -1,6 +1,8 @@
 """`drafthorse bench`: what it runs, keeps, draws, and what it does when things go wrong."""
 
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +20,14 @@ def bench(*flags, draft=True, timeout=120, **options):
     drafting = ["-d", str(Setup.draft())] if draft else []
     arguments = [Setup.binary, "bench", "-m", str(Setup.target()), *drafting, *map(str, flags)]
     return execute(arguments, timeout=timeout, **options)
+
+
+def fnv(data):
+    """FNV-1a, 64 bits, as the program writes it."""
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = (value ^ byte) * 0x100000001B3 % (1 << 64)
+    return f"{value:016x}"
 
 
 class BenchTestCase(CliTestCase):
@@ -257,6 +267,170 @@ class Reports(BenchTestCase):
             self.assert_refused(execute([Setup.binary, "bench", "--report", str(out)]), FILE, "runs.jsonl")
         whole = self.made(tpot_s=0)
         self.assert_refused(execute([Setup.binary, "bench", "--report", str(whole)]), FILE, "line 2")
+
+
+class Batches(BenchTestCase):
+    """`drafthorse bench --batch`."""
+
+    FLAGS = ("--batch", "--sequences", "2,3", "-n", 6, "--rounds", 1)
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        # The processes' profile of these kernels, wherever the tests run.
+        cls.profile = cls.folder / "cache" / "drafthorse" / "profile.json"
+        cls.environment = {**os.environ, "XDG_CACHE_HOME": str(cls.folder / "cache")}
+        large = cls.folder / "large.bin"
+        large.write_bytes(os.urandom(1 << 20) * 80)
+        types = ("--types", "f16,f32,bf16,q8_0,q4_0", "--seconds", "0.01", "--json")
+        done = execute([Setup.binary, "profile", str(large), *types], env=cls.environment, timeout=120)
+        large.unlink()
+        if done.code != 0:
+            raise AssertionError(str(done))
+
+    def batches(self, *flags, draft=True, **options):
+        return bench(*flags, draft=draft, env=self.environment, **options)
+
+    def test_runs_table_and_report(self):
+        out = self.out()
+        result = self.batches(*self.FLAGS, "--out", out, "--budgets", "60%", "--regimes", "auto,layered")
+        self.assert_fine(result)
+        runs = self.lines(out, "batch-run")
+        contenders = ["no draft", "depth auto", "no draft, layered"]
+        self.assertEqual(sorted((run["sequences"], run["contender"]) for run in runs),
+                         sorted((n, name) for n in (2, 3) for name in contenders))  # fmt: skip
+        for run in runs:
+            self.assertEqual(run["requests"], run["sequences"])
+            self.assertEqual(run["most_sequences"], run["sequences"])
+            self.assertEqual(run["generated_tokens"], 6 * run["sequences"])
+            self.assertAlmostEqual(run["tokens_per_s"], run["generated_tokens"] / run["busy_s"])
+            self.assertLessEqual(run["peak_rss_bytes"], run["ram_bytes"])
+            self.assertEqual(len(run["text_hashes"]), run["sequences"])
+            decoding, predicted = run["decoding"], run["predicted"]
+            self.assertGreater(decoding["iterations"], 0)
+            parts = ("draft_s", "attention_s", "experts_s", "stall_s", "head_s")
+            self.assertLessEqual(max(decoding[part] for part in parts), decoding["s"])
+            self.assertGreater(predicted["s"], 0)
+            self.assertEqual(decoding["depth"] > 0, run["contender"] == "depth auto")
+            self.assertEqual(predicted["draft_s"] > 0, run["contender"] == "depth auto")
+            self.assertEqual(run["acceptance"] > 0, run["contender"] == "depth auto")
+            for key in ("machine", "version", "bench", "command"):
+                self.assertTrue(run[key], key)
+        # One text for a request, whoever writes it and however many there are.
+        self.assertEqual(len({tuple(run["text_hashes"][:2]) for run in runs}), 1)
+        self.assertEqual(len({run["text_hash"] for run in runs}), 2)
+        table = result.out.decode()
+        self.assertLessEqual(max(map(len, table.splitlines())), 100)
+        for name in contenders:
+            self.assertEqual(len(re.findall(rf"(?m)^  {name} +[\d.]+ \([\d.]+-[\d.]+\) +[\d.]+x", table)), 2, table)
+        text, page = self.report(out)
+        for run in runs:
+            self.assertIn(f"{run['tokens_per_s']:.2f} (", text)
+        for title in ("Tokens per second by depth, 60%", "Tokens per second by requests at once, 60%",
+                      "Predicted against measured", "An iteration, part by part", "What happens when"):  # fmt: skip
+            self.assertIn(title, text)
+        timelines = self.lines(out, "batch-timeline")
+        self.assertEqual([t["contender"] for t in timelines], ["no draft", "depth auto"])
+        for timeline in timelines:
+            self.assertGreater(len(timeline["begins_ms"]), 0)
+            self.assertTrue(timeline["attention"] and timeline["experts"] and timeline["head"])
+            self.assertEqual(bool(timeline["draft"]), timeline["contender"] == "depth auto")
+        self.assertEqual(sorted(p.name for p in out.iterdir()), ["report.html", "requests", "runs.jsonl"])
+        self.assertEqual(sorted(p.name for p in (out / "requests").iterdir()), ["2.jsonl", "3.jsonl"])
+
+    def test_a_run_can_be_made_again_by_its_command(self):
+        out = self.out()
+        flags = ("--batch", "--sequences", 2, "--requests", 5, "-n", 5, "--rounds", 1, "--depths", 2, "--budgets", "80M")
+        self.assert_fine(self.batches(*flags, "--out", out))
+        run, = self.lines(out, "batch-run")
+        self.assertEqual((run["requests"], run["generated_tokens"], run["most_sequences"]), (5, 25, 2))
+        stats = self.folder / "again.json"
+        self.addCleanup(stats.unlink, missing_ok=True)
+        again = run["command"].split()
+        self.assertEqual(again[:3], ["drafthorse", "--no-config", "batch"])
+        self.assert_fine(execute([Setup.binary, *again[1:], "--stats-file", str(stats)]))
+        written = json.loads(stats.read_text(encoding="utf-8"))
+        self.assertEqual(written["ram_budget_bytes"], run["ram_bytes"])
+        self.assertEqual(written["draft_depth"], 2)
+        self.assertEqual(written["generated_tokens"], 25)
+        results = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+        texts = [r["response"]["body"]["choices"][0]["text"] for r in sorted(results, key=lambda r: r["custom_id"])]
+        self.assertEqual([fnv(text.encode()) for text in texts], run["text_hashes"])
+
+    def test_resume_and_reports_anew(self):
+        out = self.out()
+        flags = (*self.FLAGS, "--budgets", "60%", "--out", out)
+        self.assert_fine(self.batches(*flags))
+        path = out / "runs.jsonl"
+        runs = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if "batch-run" in line]
+        path.write_text("".join(runs[:2]) + runs[2][:100], encoding="utf-8")
+        self.assert_refused(self.batches(*flags), USAGE, "--resume")
+        self.assert_fine(self.batches(*flags, "--resume"))
+        lines = self.lines(out, "batch-run")
+        self.assertEqual(len(lines), 4)
+        self.assertEqual(len({(run["contender"], run["sequences"]) for run in lines}), 4)
+        self.assertEqual(len({run["ram_bytes"] for run in lines}), 1)
+        self.assertIn("nothing is left to run", self.batches(*flags, "--resume").err)
+        self.assert_refused(self.batches(*flags, "--resume", "--kv", "q8_0"), USAGE, "--kv f16")
+        self.assert_refused(self.batches(*flags, "--resume", "--prompt-count", 1), USAGE, "other prompts")
+        self.assert_refused(bench("-n", 6, "--out", out, "--resume"), USAGE, "give --batch")
+        # A text that differs, in a file from elsewhere, with a hostile name.
+        changed = json.loads(runs[1])
+        changed["text_hashes"][1] = "0123456789abcdef"
+        changed["contender"] = "</svg><script>x"
+        path.write_text(runs[0] + json.dumps(changed) + "\n", encoding="utf-8")
+        result = execute([Setup.binary, "bench", "--report", str(out)])
+        self.assertEqual(result.code, FAILED, result)
+        self.assertIn("TEXTS DIFFER: request 2", result.err)
+        text, _ = self.report(out)
+        self.assertIn("Texts differ", text)
+        self.assertNotIn("</svg><", text.replace("</svg>\n", ""))
+
+    def test_without_a_profile(self):
+        out = self.out()
+        empty = {**os.environ, "XDG_CACHE_HOME": str(self.folder / "none")}
+        result = bench(*self.FLAGS, "--out", out, draft=False, env=empty)
+        self.assert_fine(result)
+        self.assertRegex(result.err, "note: nothing is predicted: .*drafthorse profile")
+        for run in self.lines(out, "batch-run"):
+            self.assertIsNone(run["predicted"])
+            self.assertIsNone(run["disk_share"])
+            self.assertIsNotNone(run["decoding"])
+        again = bench(*self.FLAGS, "--out", self.out("b"), "--profile", self.folder / "no", draft=False, env=empty)
+        self.assert_refused(again, FILE, "no")
+
+    def test_what_does_not_fit(self):
+        # All of it, and what is left where a part does not.
+        self.assert_refused(self.batches(*self.FLAGS, "--budgets", "1M", "--out", self.out()), MEMORY, "nothing fits", "1M")
+        flags = ("--batch", "--sequences", "2,512", "-n", 900, "--budgets", "80M", "--out", self.out(), "--dry-run")
+        result = self.batches(*flags)
+        self.assert_fine(result)
+        said = result.out.decode()
+        self.assertRegex(said, r"note: 80M, 512 at once, 'no draft': does not fit: there is memory for the texts of \d+")
+        self.assertIn("2 requests, 2 at once", said)
+        self.assertNotIn("512 requests", said)
+        self.assertIn("6 runs: 3 rounds", said)
+        self.assertFalse((self.folder / "bench").exists())
+
+    def test_flags(self):
+        for flags, said in (
+            (("--suite", "quick"), "--suite"),
+            (("--policies", "auto"), "--policies"),
+            (("--cutoffs", "1"), "--cutoffs"),
+            (("--sequences", "0"), "--sequences"),
+            (("--sequences", "many"), "'many'"),
+            (("--regimes", "streem"), "stream"),
+            (("--depths", "deep"), "'deep'"),
+            (("--requests", "2"), "--requests 2"),
+            (("--budgets", "0%"), "0%"),
+            (("--drafter", "resident"), "resident"),
+            (("-n", "9000"), "context"),
+            (("--resume",), "--out"),
+        ):
+            self.assert_refused(self.batches("--batch", *flags), USAGE, said)
+        self.assert_refused(self.batches("--batch", "--depths", "4", draft=False), USAGE, "-d FILE")
+        for flag in ("--sequences", "--regimes", "--requests", "--profile"):
+            self.assert_refused(self.batches(flag, "1"), USAGE, flag, "--batch")
 
 
 class Refused(BenchTestCase):

@@ -199,7 +199,7 @@ TEST_F(BatchTexts, AnyMemoryAndRegime) {
   }
 }
 
-// Room for thirty short texts, or seven of any length.
+// Room for thirty short texts, or seven of any length. Where all experts fit, what is left is the texts'.
 TEST_F(BatchTexts, LittleMemoryAdmitsFewer) {
   EngineOptions options = batch_options(30);
   options.drafter = "none";
@@ -207,7 +207,15 @@ TEST_F(BatchTexts, LittleMemoryAdmitsFewer) {
   {
     const Result<std::unique_ptr<Engine>> engine = Engine::prepare(options);
     ASSERT_TRUE(engine.ok());
+    const uint64_t seven = 7 * (*engine)->sequence_bytes(kContext);
+    EXPECT_GT((*engine)->batch_bytes(), seven);
+    options.ram_bytes = (*engine)->ledger().total() - (*engine)->batch_bytes() + seven;
+  }
+  {
+    const Result<std::unique_ptr<Engine>> engine = Engine::prepare(options);
+    ASSERT_TRUE(engine.ok());
     ASSERT_LT((*engine)->batch_bytes(), 8 * (*engine)->sequence_bytes(kContext));
+    ASSERT_GT((*engine)->batch_bytes(), 5 * (*engine)->sequence_bytes(kContext));
   }
   expect_same(options, "texts longer than typical");
 }

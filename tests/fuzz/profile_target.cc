@@ -47,7 +47,8 @@ void plan_batch_with(const MachineProfile& machine) {
   CHECK(target.ok() && draft.ok());
   input.target = std::move(target).value();
   input.draft = DraftCost{std::move(draft).value(), {}};
-  input.platform.link_bytes_per_s = disk_rate(machine, 64);
+  input.platform.link_bytes_per_s = machine.stream_bytes_per_s;
+  input.platform.link_bytes_per_s_while_computing = machine.stream_bytes_per_s_while_computing;
   input.platform.compute_slowdown_while_loading = machine.compute_slowdown_while_reading;
   input.memory = {.budget_bytes = 64 << 20,
                   .slot_bytes = 4 << 20,
