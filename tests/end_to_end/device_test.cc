@@ -214,6 +214,79 @@ TEST_F(OnDevice, TheHostWaitsOncePerLayerWithExperts) {
   }
 }
 
+// What the promise of fixed placement rests on: a token's logits have the same bits whatever window it is verified in,
+// with whatever slots. In the default they have not, or this test would show nothing.
+TEST_F(OnDevice, FixedPlacementGivesTheSameBitsInAnyWindow) {
+  const auto logits_in_windows = [](const EngineOptions& options, size_t window) {
+    Logits logits;
+    Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
+    EXPECT_TRUE(engine.ok()) << engine.status().message();
+    if (!engine.ok()) return logits;
+    const std::vector<int32_t> tokens = (*engine)->tokenizer().tokenize(read_prompts(1).front());
+    ForwardPass& pass = *(*engine)->target().pass;
+    for (size_t i = 0; i < tokens.size(); i += window) {
+      const size_t count = std::min(window, tokens.size() - i);
+      EXPECT_TRUE(pass.run(std::span(tokens).subspan(i, count), static_cast<int32_t>(count)).ok());
+      for (size_t t = 0; t < count; ++t) {
+        const std::span<const float> row = pass.logits(static_cast<int32_t>(t));
+        logits.emplace_back(row.begin(), row.end());
+      }
+    }
+    return logits;
+  };
+  const Logits alone = logits_in_windows(drafting("ngram", 15), 1);
+  for (const size_t window : {2, 5, 16}) {
+    EngineOptions few = drafting("ngram", 15);
+    few.device_slots = static_cast<int>(window);
+    few.expert_slots = 20;
+    EXPECT_TRUE(logits_in_windows(few, window) == alone) << window;
+  }
+  EXPECT_FALSE(logits_in_windows(drafting("ngram", 15, "auto"), 1) ==
+               logits_in_windows(drafting("ngram", 15, "auto"), 5));
+}
+
+// Reads that fail now and then are tried again; those that stay broken fail the pass, and what comes after works.
+TEST_F(OnDevice, FailingReadsAndInterruptionsLeaveItWorking) {
+  EngineOptions few = drafting("ngram", 4);
+  few.device_slots = 3;
+  few.expert_slots = 4;
+  int failed = 0;
+  for (const int64_t from : {0, 60, 150, 300}) {
+    EngineOptions broken = few;
+    broken.queue_factory = [from](const FileSet& files) -> Result<std::unique_ptr<ReadQueue>> {
+      ASSIGN_OR_RETURN(std::unique_ptr<ReadQueue> queue, make_uring_queue(files));
+      return make_fault_injecting_queue(std::move(queue), {.fail_at = from, .fail_count = 40});
+    };
+    Result<std::unique_ptr<Engine>> engine = Engine::open(broken, {});
+    if (!engine.ok()) {
+      ++failed;
+      continue;
+    }
+    const std::vector<int32_t> prompt = (*engine)->tokenizer().tokenize(read_prompts(1).front());
+    if (!generate(**engine, prompt, kTokens).status.ok()) ++failed;
+    const Generated again = generate(**engine, prompt, kTokens);
+    EXPECT_TRUE(again.status.ok()) << again.status.message();
+    EXPECT_EQ(again.tokens, reference()[0]);
+  }
+  EXPECT_GT(failed, 0);
+
+  Result<std::unique_ptr<Engine>> engine = Engine::open(few, {});
+  ASSERT_TRUE(engine.ok()) << engine.status().message();
+  Session session(**engine);
+  session.set_token_limit(kTokens);
+  ASSERT_TRUE(session.prefill((*engine)->tokenizer().tokenize(read_prompts(1).front())).ok());
+  std::vector<int32_t> tokens;
+  while (session.stop_reason() == StopReason::kNone) {
+    (*engine)->interrupt();
+    EXPECT_EQ(session.decode_step().status().kind(), StatusKind::kInterrupted);
+    (*engine)->clear_interrupt();
+    const Result<std::vector<int32_t>> step = session.decode_step();
+    ASSERT_TRUE(step.ok()) << step.status().message();
+    tokens.insert(tokens.end(), step->begin(), step->end());
+  }
+  EXPECT_EQ(tokens, reference()[0]);
+}
+
 TEST_F(OnDevice, LongPromptsAreLikeDecoding) {
   EngineOptions with_context = options("auto");
   with_context.context = 1024;
