@@ -13,7 +13,6 @@ namespace drafthorse {
 namespace {
 
 constexpr int32_t kMostKeptWindow = 17;
-constexpr int32_t kExtentStep = 256;     // rows; graphs are built anew when the text grows by so many
 constexpr size_t kMoreTensors = 40;      // that a device's layer has at most beyond a host's
 constexpr size_t kProbeTensors = 8;      // per probe
 constexpr int32_t kFewRows = 64;         // up to so many each row is an expert of one token: kernels for vectors
@@ -47,9 +46,9 @@ int32_t DeviceStages::padded(int32_t count) const {
   return std::max(count, count <= shape_.fixed_window ? shape_.fixed_window : 0);
 }
 
+// A multiple of kDeviceRows: kernels want even ones, and graphs are built anew when it grows.
 int32_t DeviceStages::extent_for(int32_t positions) const {
-  if (fixed()) return kv_.context();
-  return std::min<int32_t>(kv_.context(), (positions + kExtentStep - 1) / kExtentStep * kExtentStep);
+  return fixed() ? kv_.device_rows() : (positions + kDeviceRows - 1) / kDeviceRows * kDeviceRows;
 }
 
 Status DeviceStages::plan(std::span<const RouterProbe> probes) {
@@ -65,7 +64,7 @@ Status DeviceStages::plan(std::span<const RouterProbe> probes) {
   const int64_t columns = shape_.columns;
   positions_ = tensor(GGML_TYPE_I32, columns, 1);
   kv_rows_ = tensor(GGML_TYPE_I64, columns, 1);
-  mask_ = tensor(GGML_TYPE_F16, int64_t{kv_.context()} * columns, 1);
+  mask_ = tensor(GGML_TYPE_F16, int64_t{kv_.device_rows()} * columns, 1);
   residual_ = tensor(GGML_TYPE_F32, config_.n_embd, columns);
   logits_ = tensor(GGML_TYPE_F32, config_.n_vocab, std::max(shape_.max_window, shape_.fixed_window));
   if (config_.is_moe()) {
@@ -87,9 +86,9 @@ Status DeviceStages::plan(std::span<const RouterProbe> probes) {
   if (scratch_ != nullptr) ggml_gallocr_free(scratch_);
   scratch_ = ggml_gallocr_new(device_.memory_type());
   for (int32_t i = 0; i < config_.n_layer; ++i) {
-    RETURN_IF_ERROR(measure(build_layer(LayerId{i}, shape_.columns, kv_.context())));
+    RETURN_IF_ERROR(measure(build_layer(LayerId{i}, shape_.columns, kv_.device_rows())));
     // A single token may go through other operations.
-    RETURN_IF_ERROR(measure(build_layer(LayerId{i}, padded(1), kv_.context())));
+    RETURN_IF_ERROR(measure(build_layer(LayerId{i}, padded(1), kv_.device_rows())));
   }
   RETURN_IF_ERROR(measure(build_head(0, static_cast<int32_t>(logits_->ne[1]))));
   if (config_.is_moe()) {
@@ -128,7 +127,7 @@ Status DeviceStages::allocate() {
   const auto reserve = [&](const Graph& graph) { return ggml_gallocr_reserve(scratch_, graph->graph); };
   bool done = reserve(build_head(0, static_cast<int32_t>(logits_->ne[1])));
   for (int32_t i = 0; i < config_.n_layer && done; ++i) {
-    done = reserve(build_layer(LayerId{i}, shape_.columns, kv_.context()));
+    done = reserve(build_layer(LayerId{i}, shape_.columns, kv_.device_rows()));
   }
   if (done) return {};
   return memory_error(fmt::format("device {} has no {} for intermediate results: give a smaller --vram or --ctx",

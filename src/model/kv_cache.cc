@@ -80,7 +80,7 @@ Result<KvCache> KvCache::reserve(const ModelConfig& config, const KvShape& shape
       if (tensors == &cache.values_ && config.is_latent()) continue;
       ggml_tensor* tensor =
           ggml_new_tensor_2d(cache.ggml_context_.get(), shape.type, int64_t{config.head_dim} * config.n_head_kv,
-                             int64_t{shape.context} * shape.sequences + (cache.memory_ ? 1 : 0));
+                             cache.memory_ ? cache.spare_row() + 1 : int64_t{shape.context} * shape.sequences);
       tensors->push_back(tensor);
       if (cache.memory_) {
         cache.memory_->add(tensor);
@@ -117,6 +117,7 @@ void KvCache::release(int32_t sequence) {
 
 std::vector<std::byte> KvCache::copy_rows(int32_t first, int32_t count) const {
   CHECK(first >= 0 && count >= 0 && first + count <= shape_.context);
+  if (shape_.device != nullptr) shape_.device->wait();
   std::vector<std::byte> rows;
   for (const auto* tensors : {&keys_, &values_}) {
     for (const ggml_tensor* tensor : *tensors) {
@@ -134,6 +135,7 @@ void KvCache::restore_rows(int32_t first, std::span<const std::byte> rows) {
   for (const auto* tensors : {&keys_, &values_}) {
     for (const ggml_tensor* tensor : *tensors) row_bytes += tensor->nb[1];
   }
+  if (shape_.device != nullptr) shape_.device->wait();
   const size_t count = rows.size() / row_bytes;
   CHECK(count * row_bytes == rows.size() && static_cast<size_t>(first) + count <= static_cast<size_t>(shape_.context));
   for (const auto* tensors : {&keys_, &values_}) {

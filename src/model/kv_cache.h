@@ -38,6 +38,9 @@ struct KvShape {
   Device* device = nullptr;        // must outlive the cache; nullptr: in the host's memory
 };
 
+// On a device attention looks at whole multiples of so many rows.
+inline constexpr int32_t kDeviceRows = 256;
+
 class KvCache {
  public:
   // kUsage where the type does not fit the heads.
@@ -58,7 +61,9 @@ class KvCache {
   Device* device() const { return shape_.device; }
   // Takes a device's memory; nothing where there is none.
   Status allocate() { return memory_ ? memory_->allocate("keys and values") : Status(); }
-  int64_t spare_row() const { return int64_t{shape_.context} * shape_.sequences; }  // on a device
+  // On a device: rows that attention may look at, whole steps of kDeviceRows, and the one for what only fills up.
+  int32_t device_rows() const { return (shape_.context + kDeviceRows - 1) / kDeviceRows * kDeviceRows; }
+  int64_t spare_row() const { return device_rows(); }
 
   int64_t first_row(int32_t sequence) const { return int64_t{sequence} * shape_.context; }
   int32_t tensors() const { return static_cast<int32_t>(keys_.size() + values_.size()); }  // of the same size
