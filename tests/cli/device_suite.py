@@ -83,7 +83,7 @@ class OnDevice(unittest.TestCase):
         self.assertIn("device: RPC0", done.err)
 
     def test_what_it_did_is_told(self):
-        with tempfile.TemporaryDirectory(dir=Setup.scratch) as folder:
+        with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "stats.json"
             explained = pathlib.Path(folder) / "why.txt"
             done = self.succeed_there("--drafter", "none", "--vram", "25M", "--stats", "--stats-file", file, "--explain",
@@ -103,7 +103,7 @@ class OnDevice(unittest.TestCase):
         self.assertEqual(sum(layer["bytes_copied"] for layer in layers) > 0, sum(layer["copied"] for layer in layers) > 0)
 
     def test_statistics_without_a_device(self):
-        with tempfile.TemporaryDirectory(dir=Setup.scratch) as folder:
+        with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "stats.json"
             self.assertEqual(run("-p", PROMPT, "-n", "2", "--ram", "1G", "--stats-file", file).code, 0)
             self.assertIsNone(json.loads(file.read_text())["device"])
@@ -138,7 +138,7 @@ class OnDevice(unittest.TestCase):
     # The comparison for machines with a GPU, small, so that it cannot rot.
     def test_bench(self):
         bench = pathlib.Path(__file__).resolve().parents[2] / "bench/gpu.py"
-        with tempfile.TemporaryDirectory(dir=Setup.scratch) as folder:
+        with tempfile.TemporaryDirectory() as folder:
             lines = pathlib.Path(folder) / "gpu.jsonl"
             done = execute([sys.executable, str(bench), "--device", "RPC0", "--rpc", self.address, "--models", "tiny",
                             "--shares", "25", "--tokens", "8", "--ram", "1G", "--binary", Setup.binary, "--widen",
