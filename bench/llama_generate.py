@@ -5,12 +5,43 @@ decode_tokens_per_s and so on to --stats-file, with the meaning drafthorse gives
 """
 
 import argparse
+import ctypes
 import json
+import pathlib
 import resource
 import sys
 import time
 
 import llama_cpp
+
+
+def keep_experts_on_cpu(layers):
+    """As llama.cpp's --n-cpu-moe: routed experts of the first so many layers stay in the host's memory."""
+
+    class Override(ctypes.Structure):
+        _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]
+
+    ggml = next(
+        library
+        for name in ("libggml-cpu.so", "libggml.so")
+        for library in [ctypes.CDLL(str(pathlib.Path(llama_cpp.__file__).parent / "lib" / name))]
+        if hasattr(library, "ggml_backend_cpu_buffer_type")
+    )
+    ggml.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
+    cpu = ggml.ggml_backend_cpu_buffer_type()
+    overrides = (Override * (layers + 1))(
+        *(Override(rf"blk\.{layer}\.ffn_(up|down|gate)_(ch|)exps".encode(), cpu) for layer in range(layers))
+    )
+    defaults = llama_cpp.llama_model_default_params
+
+    def with_overrides():
+        params = defaults()
+        params.tensor_buft_overrides = ctypes.addressof(overrides)
+        return params
+
+    llama_cpp.llama_cpp.llama_model_default_params = with_overrides
+    llama_cpp.llama_model_default_params = with_overrides
+    return overrides  # must live as long as the model
 
 
 def main():
@@ -20,11 +51,21 @@ def main():
     parser.add_argument("-n", "--tokens", type=int, default=64)
     parser.add_argument("--ctx", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--gpu-layers", type=int, default=0)
+    parser.add_argument("--n-cpu-moe", type=int, default=0)
     parser.add_argument("--stats-file", required=True)
     a = parser.parse_args()
 
+    overrides = keep_experts_on_cpu(a.n_cpu_moe) if a.n_cpu_moe > 0 else None  # noqa: F841
     started = time.monotonic()
-    model = llama_cpp.Llama(a.model, n_ctx=a.ctx, n_threads=a.threads, n_threads_batch=a.threads, verbose=False)
+    model = llama_cpp.Llama(
+        a.model,
+        n_ctx=a.ctx,
+        n_threads=a.threads,
+        n_threads_batch=a.threads,
+        n_gpu_layers=a.gpu_layers,
+        verbose=False,
+    )
     loaded = time.monotonic()
     prompt = model.tokenize(a.prompt.encode(), add_bos=True)
     generated = []

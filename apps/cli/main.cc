@@ -10,6 +10,7 @@
 #include "calibrate_command.h"
 #include "child_run.h"
 #include "config_file.h"
+#include "devices_command.h"
 #include "folders.h"
 #include "inspect_command.h"
 #include "output.h"
@@ -83,6 +84,8 @@ int main(int argc, char** argv) {
   const CLI::App* calibrate_command = add_calibrate_command(app, calibrate_flags);
   ProfileFlags profile_flags;
   const CLI::App* profile_command = add_profile_command(app, profile_flags);
+  DevicesFlags devices_flags;
+  const CLI::App* devices_command = add_devices_command(app, devices_flags);
   SimulateFlags simulate_flags;
   const CLI::App* simulate_command = add_simulate_command(app, simulate_flags);
   std::string shell;
@@ -111,6 +114,7 @@ int main(int argc, char** argv) {
   if (calibrate_command->parsed()) return calibrate(calibrate_flags);
   if (inspect_command->parsed()) return inspect(inspect_flags);
   if (profile_command->parsed()) return profile(profile_flags);
+  if (devices_command->parsed()) return devices(devices_flags);
   if (simulate_command->parsed()) return simulate(simulate_flags);
   if (completion->parsed()) return print(shell == "bash" ? bash_completion(app) : zsh_completion(app));
   return man->parsed() ? print(man_page(app, DRAFTHORSE_VERSION)) : 0;

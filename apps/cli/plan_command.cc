@@ -5,6 +5,7 @@
 
 #include "base/units.h"
 #include "console.h"
+#include "device_report.h"
 #include "earlier_run.h"
 #include "engine/engine.h"
 #include "engine/work.h"
@@ -33,8 +34,11 @@ struct Plan {
 };
 
 Result<EngineOptions> engine_options(const PlanFlags& flags) {
-  return engine_options(EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads,
-                                    flags.draft_depth, flags.drafter, flags.kv});
+  ASSIGN_OR_RETURN(EngineOptions options,
+                   engine_options(EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads,
+                                              flags.draft_depth, flags.drafter, flags.kv}));
+  ASSIGN_OR_RETURN(options.device, device_options(flags.device));
+  return options;
 }
 
 bool same_shape(const ModelConfig& a, const ModelConfig& b) {
@@ -139,7 +143,11 @@ Result<Plan> make_plan(const PlanFlags& flags) {
   plan.memory = {engine.ram_budget_bytes(), engine.ledger().total() - engine.ledger().bytes("expert slots"), slot_bytes,
                  target.layout().total_experts()};
   plan.notes = engine.notices();
-  foretell_speed(flags, plan);
+  if (engine.device() == nullptr) {
+    foretell_speed(flags, plan);
+  } else {
+    plan.no_prediction = fmt::format("how fast {} is the profile does not tell", engine.device()->info().name);
+  }
   return plan;
 }
 
@@ -202,6 +210,7 @@ Json plan_json(const PlanFlags& flags, const Plan& plan) {
       {"expert_slots", engine.memory_plan().slots},
       {"experts", plan.memory.total_experts},
       {"slots_by_layer", slots_by_layer(plan)},
+      {"device", device_plan_json(engine)},
       {"assumed",
        {{"prompt_tokens", plan.input.prompt_tokens},
         {"generated_tokens", plan.input.generated_tokens},
@@ -278,6 +287,7 @@ std::string plan_text(const Plan& plan) {
                       format_size(expected_peak_bytes(engine, plan.input.prompt_tokens, plan.input.generated_tokens)));
   text += fmt::format("  the least that works         --ram {}M\n",
                       named_budget(engine.memory_plan().least_budget_bytes) / kMiB);
+  text += device_memory_text(engine);
   if (plan.memory.total_experts > 0) {
     text += fmt::format("\nexperts: {} of {} fit", engine.memory_plan().slots, plan.memory.total_experts);
     const std::vector<int> shares = slots_by_layer(plan);
@@ -312,6 +322,7 @@ CLI::App* add_plan_command(CLI::App& app, PlanFlags& flags) {
       ->capture_default_str();
   add_drafter_flag(*plan, flags.drafter);
   add_kv_flag(*plan, flags.kv);
+  add_device_flags(*plan, flags.device);
   plan->add_option("--prompt-tokens", flags.prompt_tokens, "length of the prompt to plan for")
       ->type_name("N")
       ->check(CLI::Range(1, 1 << 24))

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "device_flags.h"
 #include "engine/engine.h"
 #include "plan_batch.h"
 
@@ -19,6 +20,7 @@ struct PlanFlags {
   std::string draft_depth = "auto";
   std::string drafter{kDefaultDrafter};
   std::string kv = "f16";
+  DeviceFlags device;
   int prompt_tokens = 128;
   int tokens = 256;
   double acceptance = -1;  // below 0: assumed by the kind of draft

@@ -10,6 +10,7 @@
 #include "base/host_memory.h"
 #include "base/units.h"
 #include "chat.h"
+#include "device_report.h"
 #include "engine/session.h"
 #include "engine_flags.h"
 #include "hits_picture.h"
@@ -45,6 +46,7 @@ void print_summary(Console& console, Engine& engine, const Session& session) {
                     format_size(static_cast<uint64_t>(stats.bytes_read_per_token())),
                     stats.decode_s > 0 ? 100 * stats.stall_s / stats.decode_s : 0.0));
   }
+  print_device_summary(console, engine, stats);
   console.line(fmt::format("memory: {} at most, of a budget of {}", format_size(peak_resident_bytes()),
                            format_size(engine.ram_budget_bytes())));
 }
@@ -69,6 +71,7 @@ void print_stats(Console& console, const Engine& engine, const SessionStats& sta
                              100.0 * static_cast<double>(stats.accepted_by_position[i]) /
                                  static_cast<double>(std::max<int64_t>(1, stats.reached_by_position[i]))));
   }
+  print_device_stats(console, engine, stats);
   if (stats.decode_layers.empty()) return;
   console.line("\nlayer     hits  in flight   misses  evicted       read  read ahead   waiting");
   for (size_t i = 0; i < stats.decode_layers.size(); ++i) {
@@ -116,6 +119,7 @@ Result<EngineOptions> engine_options(const RunFlags& flags) {
   ASSIGN_OR_RETURN(EngineOptions options, engine_options(flags.model));
   options.schedule = schedule_options(flags.schedule);
   options.fitted_path = flags.fitted;
+  ASSIGN_OR_RETURN(options.device, device_options(flags.device));
   ASSIGN_OR_RETURN(options.sampling, sampling_options(flags.sampling));
   return options;
 }
@@ -182,6 +186,7 @@ std::string check_not_negative(const std::string& value) {
 CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
   CLI::App* run = app.add_subcommand("run", "Generate text from a prompt");
   add_model_flags(*run, flags.model);
+  add_device_flags(*run, flags.device);
   CLI::Option* prompt = run->add_option("-p,--prompt", flags.prompt, "the prompt, taken literally")->type_name("TEXT");
   run->add_option("-f,--file", flags.prompt_file, "read the prompt from a file")
       ->type_name("FILE")

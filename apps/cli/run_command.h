@@ -7,6 +7,7 @@
 
 #include "base/status.h"
 #include "console.h"
+#include "device_flags.h"
 #include "engine/session.h"
 #include "engine_flags.h"
 #include "run_trace.h"
@@ -17,6 +18,7 @@ namespace drafthorse::cli {
 
 struct RunFlags {
   ModelFlags model;
+  DeviceFlags device;
   std::string prompt;
   bool prompt_given = false;
   std::string prompt_file;

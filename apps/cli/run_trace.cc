@@ -169,6 +169,19 @@ void RunTrace::dropped(ExpertKey key, std::string_view why, int64_t now_ns) {
   if (explain_ != nullptr) explain(now_ns, fmt::format("drop   {}: not read ahead, {}", name_of(key), why));
 }
 
+void RunTrace::placed(ExpertKey key, bool on_host, double copy_s, double host_s, int64_t now_ns) {
+  if (trace_.is_open()) {
+    event(fmt::format(R"({{"ph":"i","s":"t","pid":1,"tid":{},"name":"{} {}","ts":{:.3f}}})", kEngineTrack,
+                      on_host ? "compute here" : "copy", name_of(key), microseconds(now_ns)));
+  }
+  if (explain_ == nullptr) return;
+  const std::string why = copy_s > 0
+                              ? fmt::format("copying takes {:.2f} ms, computing here {:.2f} ms, beside each other",
+                                            copy_s * 1e3, host_s * 1e3)
+                              : "all are computed there";
+  explain(now_ns, fmt::format("{} {}: {}", on_host ? "here  " : "copy  ", name_of(key), why));
+}
+
 void RunTrace::depth(int32_t depth, std::string_view why, int64_t now_ns) {
   if (explain_ == nullptr) return;
   explain(now_ns, fmt::format("depth  {} tokens are drafted; {}", depth, why));

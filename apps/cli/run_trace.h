@@ -36,6 +36,7 @@ class RunTrace final : public Trace {
   void arrived(ExpertKey key, bool usable, int64_t now_ns) override;
   void evicted(ExpertKey key, double worth, FetchReason for_what, int64_t now_ns) override;
   void dropped(ExpertKey key, std::string_view why, int64_t now_ns) override;
+  void placed(ExpertKey key, bool on_host, double copy_s, double host_s, int64_t now_ns) override;
   void depth(int32_t depth, std::string_view why, int64_t now_ns) override;
 
  private:

@@ -1,6 +1,7 @@
 #include "stats_json.h"
 
 #include "base/host_memory.h"
+#include "device_report.h"
 
 namespace drafthorse::cli {
 namespace {
@@ -129,6 +130,7 @@ Json stats_json(Engine& engine, const Session& session, std::string_view stop, c
           {"experts", engine.target().model->layout().total_experts()},
           {"read_retries", engine.target().cache ? engine.target().cache->read_retries() : 0},
           {"memory", memory},
+          {"device", device_json(engine, stats)},
           {"prefill_layers", layers_json(stats.prefill_layers)},
           {"decode_layers", layers_json(stats.decode_layers)}};
 }

@@ -39,8 +39,17 @@ void Arena::give_back(uint64_t offset, uint64_t bytes) const {
   if (first < end) CHECK(madvise(base_ + first, end - first, MADV_DONTNEED) == 0);
 }
 
+Arena Arena::over(std::byte* base, uint64_t bytes, std::shared_ptr<void> owner) {
+  CHECK(owner != nullptr && reinterpret_cast<uintptr_t>(base) % kSmallPage == 0);
+  Arena arena;
+  arena.base_ = base;
+  arena.bytes_ = bytes;
+  arena.owner_ = std::move(owner);
+  return arena;
+}
+
 Arena::~Arena() {
-  if (base_ != nullptr) munmap(base_, bytes_);
+  if (base_ != nullptr && owner_ == nullptr) munmap(base_, bytes_);
 }
 
 }  // namespace drafthorse

@@ -29,6 +29,9 @@ class Trace {
   virtual void evicted(ExpertKey key, double worth, FetchReason for_what, int64_t now_ns) = 0;
   // A hint was not followed.
   virtual void dropped(ExpertKey key, std::string_view why, int64_t now_ns) = 0;
+  // An expert that the device lacks is copied to it, or computed on the host. copy_s, host_s: what either would take,
+  // by what was measured; 0 where it was not asked.
+  virtual void placed(ExpertKey, bool /*on_host*/, double /*copy_s*/, double /*host_s*/, int64_t /*now_ns*/) {}
   // How many tokens are drafted next, and why.
   virtual void depth(int32_t depth, std::string_view why, int64_t now_ns) = 0;
 };

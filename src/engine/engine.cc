@@ -29,6 +29,11 @@ constexpr int32_t kMostBatchColumns = 4096;
 constexpr int32_t kBatchLogits = 32;
 // Left to the rest of the machine when the budget is not given.
 constexpr uint64_t kLeastMachineReserve = 512 * kMiB;
+// The same of a device's memory, which its driver and others take from.
+constexpr uint64_t kLeastDeviceReserve = 256 * kMiB;
+// On a device a run's scores are kept, [context, columns, heads]: no more of them than this.
+constexpr int32_t kDevicePrefillTokens = 512;
+constexpr int64_t kMostScoreBytes = int64_t{256} << 20;
 
 uint64_t default_budget() {
   const uint64_t available = available_memory_bytes();
@@ -41,6 +46,24 @@ constexpr BatchRegime kBatchRegimes[] = {
     {"cache", "draft-guided", ReadAhead::kNever},
     {"layered", "lru", ReadAhead::kNever},
 };
+
+uint64_t default_vram(const DeviceInfo& device) {
+  const uint64_t reserve = std::max(kLeastDeviceReserve, device.memory_free / 20);
+  return device.memory_free - std::min(device.memory_free / 2, reserve);
+}
+
+Status check_device(const EngineOptions& options) {
+  const std::vector<std::string> placements = placement_names();
+  if (std::find(placements.begin(), placements.end(), options.device.placement) == placements.end()) {
+    return usage_error(
+        fmt::format("'{}' is not a placement; choose from {}", options.device.placement, fmt::join(placements, ", ")));
+  }
+  if (options.device.placement == "fixed" && options.draft_depth.value_or(0) >= kFixedWindow) {
+    return usage_error(fmt::format("--placement fixed verifies {} tokens at once: give --draft-depth {} at most",
+                                   kFixedWindow, kFixedWindow - 1));
+  }
+  return {};
+}
 
 Result<GgufIndex> open_checked(const std::string& path) {
   ASSIGN_OR_RETURN(GgufIndex index, GgufIndex::open(path));
@@ -94,6 +117,7 @@ Status check_options(const EngineOptions& options) {
                                    fmt::join(kv_type_names(), ", ")));
   }
   if (options.batch) RETURN_IF_ERROR(check_batch(options));
+  RETURN_IF_ERROR(check_device(options));
   if (options.io != "uring" && options.io != "pread") {
     return usage_error(fmt::format("'{}' is not a way to read: choose uring or pread", options.io));
   }
@@ -140,6 +164,7 @@ Result<std::unique_ptr<Engine>> Engine::prepare(const EngineOptions& options) {
     engine->options_.schedule.eviction = find_batch_regime(options.batch->regime)->eviction;
   }
   ASSIGN_OR_RETURN(engine->options_.schedule, resolve(options.schedule));
+  RETURN_IF_ERROR(engine->open_device());
   RETURN_IF_ERROR(engine->read_files());
   RETURN_IF_ERROR(engine->create_models());
   RETURN_IF_ERROR(engine->plan());
@@ -150,6 +175,26 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options, const
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, prepare(options));
   RETURN_IF_ERROR(engine->load(progress));
   return engine;
+}
+
+// Who computes. What only the CPU does stays there unless a device is asked for by name.
+Status Engine::open_device() {
+  DeviceOptions& options = options_.device;
+  const bool asked_for = options.name != "auto" && options.name != kNoDevice;
+  const std::string only_cpu = options_.batch                   ? "batches are"
+                               : options_.calibration_positions ? "calibration is"
+                               : options_.kv_type != "f16"      ? "keys and values in q8_0 are"
+                               : options_.drafter == "resident" ? "--drafter resident is"
+                                                                : "";
+  if (!only_cpu.empty() && asked_for) {
+    return usage_error(fmt::format("{} computed on the CPU alone: leave --device {} out", only_cpu, options.name));
+  }
+  if (!only_cpu.empty()) options.name = kNoDevice;
+  ASSIGN_OR_RETURN(options.name, resolve_device(options));
+  if (options.name == kNoDevice) return {};
+  ASSIGN_OR_RETURN(device_, Device::open(options.name));
+  if (!options.vram_bytes) options.vram_bytes = default_vram(device_->info());
+  return {};
 }
 
 Status Engine::read_files() {
@@ -196,7 +241,7 @@ Status Engine::choose_drafters() {
                       options_.draft_path, reason));
     }
     drafter_names_.emplace_back(wanted == "model" || !reason.empty() ? "model" : "shared-kv");
-  } else if (wanted == "resident" || (automatic && target_config_.is_moe() && !options_.batch)) {
+  } else if (wanted == "resident" || (automatic && target_config_.is_moe() && !options_.batch && device_ == nullptr)) {
     drafter_names_.emplace_back("resident");
   }
   // A depth that is asked for is the model's.
@@ -228,6 +273,10 @@ Status Engine::create_models() {
     ASSIGN_OR_RETURN(draft_.model, Model::create(*draft_index_, draft_config_, *compute_, draft_shape()));
     RETURN_IF_ERROR(open_queue(draft_, *draft_index_));
   }
+  // What the host may compute of a layer it must see.
+  if (device_ != nullptr && target_config_.is_moe() && !fixed_placement()) {
+    RETURN_IF_ERROR(target_.model->tap_ffn_inputs());
+  }
   if (options_.calibration_positions) {
     RETURN_IF_ERROR(draft_.model->tap_ffn_inputs());
     if (*options_.calibration_positions == 0) {
@@ -244,7 +293,7 @@ Status Engine::create_models() {
 
 // Where fitted routers are looked for.
 FittedSource Engine::fitted_source() const {
-  if (!draft_index_ || options_.batch || options_.fitted_path == "none") return {};
+  if (!draft_index_ || options_.batch || device_ != nullptr || options_.fitted_path == "none") return {};
   FittedSource source{options_.fitted_path, !options_.fitted_path.empty(), &*target_index_, &*draft_index_};
   if (source.path.empty()) source.path = fitted_routers_path(options_.draft_path, options_.target_path);
   return source;
@@ -257,6 +306,13 @@ ModelOptions Engine::target_shape() const {
                      .workspace = {std::max(window, std::min(context, kPrefillTokens)), window},
                      .isa = *ops::isa_named(options_.isa),
                      .kv_type = options_.kv_type == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16};
+  if (device_ != nullptr) {
+    shape.device = device_.get();
+    shape.fixed_window = fixed_placement() ? std::min(kFixedWindow, context) : 0;
+    const auto scores = static_cast<int64_t>(sizeof(float)) * target_config_.n_head * context;
+    const int64_t columns = std::clamp<int64_t>(kMostScoreBytes / scores, 1, std::min(context, kDevicePrefillTokens));
+    shape.workspace.columns = std::max({static_cast<int32_t>(columns), window, shape.fixed_window});
+  }
   if (!options_.batch) return shape;
   const BatchOptions& batch = *options_.batch;
   shape.sequences = batch.sequences > 0 ? batch.sequences : kMostSequences;
@@ -276,12 +332,14 @@ ModelOptions Engine::draft_shape() const {
     shape.workspace = {std::max(shares_kv ? kBatchLogits : kDraftPrefillTokens, shape.sequences), kBatchLogits};
   }
   shape.kv = shares_kv ? &target_.model->kv() : nullptr;
+  shape.fixed_window = 0;  // what it drafts may differ, the text does not
   return shape;
 }
 
 int32_t Engine::draft_depth_limit() const {
   if (drafter_names_.empty()) return 0;
   if (options_.batch) return options_.draft_depth.value_or(kMostBatchDepth);
+  if (fixed_placement()) return options_.draft_depth.value_or(kFixedWindow - 1);
   return options_.draft_depth.value_or(draft_index_ ? kMaxAutoDepth : kMaxOwnAutoDepth);
 }
 
@@ -327,7 +385,7 @@ Status Engine::plan() {
   if (draft_index_) {
     draft_.model->account(needs.fixed, "draft ");
     const ExpertLayout& layout = draft_.model->layout();
-    const uint64_t experts = ExpertCache::slot_bytes(layout) * static_cast<uint64_t>(layout.total_experts());
+    const uint64_t experts = ExpertCache::slot_bytes(layout) * static_cast<uint64_t>(draft_slots());
     if (experts > 0) needs.fixed.add("draft experts", align_up(experts, kHugePage));
   }
   if (schedule_->fitted_bytes() > 0) needs.fixed.add("fitted routers", schedule_->fitted_bytes());
@@ -337,12 +395,51 @@ Status Engine::plan() {
   needs.slot_bytes = ExpertCache::slot_bytes(layout);
   needs.total_experts = layout.total_experts();
   needs.least_slots = std::min(needs.total_experts, ExpertCache::kLeastSlots);
+  if (device_ != nullptr) RETURN_IF_ERROR(plan_device());
   RETURN_IF_ERROR(plan_slots(needs));
   if (options_.expert_slots) plan_.slots = std::clamp(*options_.expert_slots, needs.least_slots, needs.total_experts);
   ledger_ = std::move(needs.fixed);
   if (plan_.slots > 0) {
     ledger_.add("expert slots", align_up(needs.slot_bytes * static_cast<uint64_t>(plan_.slots), kHugePage));
   }
+  return {};
+}
+
+// Of the draft's experts in RAM: all, or on their way to the device.
+int Engine::draft_slots() const {
+  const int all = draft_.model->layout().total_experts();
+  return device_ != nullptr ? std::min(all, ExpertCache::kLeastSlots) : all;
+}
+
+// The device's memory: what is left buys slots, too.
+Status Engine::plan_device() {
+  target_.model->account_device(device_ledger_, "");
+  if (draft_.model != nullptr) {
+    draft_.model->account_device(device_ledger_, "draft ");
+    if (draft_config_.is_moe()) {
+      draft_.bank = std::make_unique<ExpertBank>(*device_, draft_.model->layout());
+      draft_.bank->set_slots(draft_.bank->slots_for(draft_.bank->all_bytes()));
+      device_ledger_.add("draft experts", draft_.bank->bytes());
+    }
+  }
+  uint64_t least = 0;
+  if (target_config_.is_moe()) {
+    target_.bank = std::make_unique<ExpertBank>(*device_, target_.model->layout());
+    for (int kind = 0; kind < target_.bank->kinds(); ++kind) {
+      least += target_.bank->slot_bytes(kind) + 3 * device_->alignment();
+    }
+  }
+  ASSIGN_OR_RETURN(const uint64_t left,
+                   plan_device_memory(device_->info().name, device_ledger_, least, vram_budget_bytes()));
+  if (target_.bank == nullptr) return {};
+  // Each of a kind's three tensors is aligned.
+  std::vector<int> slots =
+      target_.bank->slots_for(left - 3 * device_->alignment() * static_cast<uint64_t>(target_.bank->kinds()));
+  if (options_.device_slots) {
+    for (int& of_kind : slots) of_kind = std::clamp(*options_.device_slots, 1, of_kind);
+  }
+  target_.bank->set_slots(slots);
+  device_ledger_.add("expert slots", target_.bank->bytes());
   return {};
 }
 
@@ -416,38 +513,66 @@ uint64_t Engine::sequence_bytes(int64_t tokens) const {
 }
 
 Status Engine::create_cache(LoadedModel& loaded, int slots) {
+  ExpertCache::Memory memory;
+  if (device_ != nullptr) memory = [this](uint64_t bytes) { return device_->reserve_host(bytes); };
   if (loaded.model->config().is_moe()) {
     ASSIGN_OR_RETURN(loaded.cache, ExpertCache::create(loaded.model->layout(), slots,
                                                        make_eviction_policy(options_.schedule.eviction), *loaded.files,
-                                                       *loaded.queue, clock_));
+                                                       *loaded.queue, clock_, memory));
   }
   loaded.pass = std::make_unique<ForwardPass>(*loaded.model, loaded.cache.get(), clock_, interrupted_);
   return {};
 }
 
-Status Engine::load(const LoadProgress& progress) {
-  const auto part_of = [&](std::string_view phase) {
-    return [this, &progress, phase](uint64_t done, uint64_t total) {
-      if (progress) progress(phase, total == 0 ? 1.0 : static_cast<double>(done) / static_cast<double>(total));
-      return !*interrupted_;
-    };
+Status Engine::create_device_experts(LoadedModel& loaded, std::string_view eviction, Placement placement) {
+  if (loaded.bank == nullptr) return {};
+  RETURN_IF_ERROR(loaded.bank->allocate());
+  std::vector<int> kinds;
+  std::vector<int> slots;
+  for (int32_t i = 0; i < loaded.model->config().n_layer; ++i) kinds.push_back(loaded.bank->kind_of(LayerId{i}));
+  for (int kind = 0; kind < loaded.bank->kinds(); ++kind) slots.push_back(loaded.bank->slots(kind));
+  DeviceSlots device_slots(loaded.model->layout(), kinds, slots, make_eviction_policy(eviction));
+  loaded.device_experts = std::make_unique<DeviceExperts>(*loaded.model, *loaded.cache, *loaded.bank,
+                                                          std::move(device_slots), placement, clock_, interrupted_);
+  loaded.pass->set_device_experts(loaded.device_experts.get());
+  return {};
+}
+
+// Tells `progress` how far a phase of loading is; false: interrupted.
+std::function<bool(uint64_t, uint64_t)> Engine::part_of(const LoadProgress& progress, std::string_view phase) const {
+  return [this, &progress, phase](uint64_t done, uint64_t total) {
+    if (progress) progress(phase, total == 0 ? 1.0 : static_cast<double>(done) / static_cast<double>(total));
+    return !*interrupted_;
   };
+}
+
+Status Engine::load_draft(const LoadProgress& progress) {
+  RETURN_IF_ERROR(draft_.model->load(*draft_.files, *draft_.queue, part_of(progress, "loading the draft")));
+  RETURN_IF_ERROR(create_cache(draft_, draft_slots()));
+  if (draft_.cache == nullptr) return {};
+  const auto experts = part_of(progress, "loading the draft's experts");
+  const auto count = [&](int done, int total) {
+    return experts(static_cast<uint64_t>(done), static_cast<uint64_t>(total));
+  };
+  RETURN_IF_ERROR(create_device_experts(draft_, kDefaultEviction, Placement::kFixed));
+  RETURN_IF_ERROR(draft_.device_experts != nullptr ? draft_.device_experts->fill(count)
+                                                   : draft_.cache->fill_and_wait(count));
+  draft_.cache->reset_stats();
+  return {};
+}
+
+Status Engine::load(const LoadProgress& progress) {
   RETURN_IF_ERROR(check_interrupted());
-  if (draft_index_) {
-    RETURN_IF_ERROR(draft_.model->load(*draft_.files, *draft_.queue, part_of("loading the draft")));
-    RETURN_IF_ERROR(create_cache(draft_, draft_.model->layout().total_experts()));
-    if (draft_.cache != nullptr) {
-      RETURN_IF_ERROR(draft_.cache->fill_and_wait([&](int done, int total) {
-        return part_of("loading the draft's experts")(static_cast<uint64_t>(done), static_cast<uint64_t>(total));
-      }));
-      draft_.cache->reset_stats();
-    }
-  }
+  if (draft_index_) RETURN_IF_ERROR(load_draft(progress));
   const int64_t start = clock_.now_ns();
-  RETURN_IF_ERROR(target_.model->load(*target_.files, *target_.queue, part_of("loading the target")));
+  RETURN_IF_ERROR(target_.model->load(*target_.files, *target_.queue, part_of(progress, "loading the target")));
   const double load_s = seconds(clock_.now_ns() - start);
   RETURN_IF_ERROR(create_cache(target_, plan_.slots));
+  RETURN_IF_ERROR(create_device_experts(target_, options_.schedule.eviction,
+                                        fixed_placement() ? Placement::kFixed : Placement::kAuto));
+  if (target_.device_experts != nullptr && !fixed_placement()) RETURN_IF_ERROR(target_.device_experts->measure());
   if (target_.cache != nullptr) target_.cache->set_trace(options_.trace);
+  if (target_.device_experts != nullptr) target_.device_experts->set_trace(options_.trace);
   target_.pass->set_trace(options_.trace);
   if (!options_.batch) create_drafters();
   RETURN_IF_ERROR(schedule_->load());

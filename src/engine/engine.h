@@ -16,12 +16,14 @@
 #include <vector>
 
 #include "backend/compute.h"
+#include "backend/device.h"
 #include "base/clock.h"
 #include "base/ledger.h"
 #include "base/status.h"
 #include "base/trace.h"
 #include "base/units.h"
 #include "draft/drafter.h"
+#include "engine/device_options.h"
 #include "engine/schedule_link.h"
 #include "expert/cache.h"
 #include "forward/forward_pass.h"
@@ -104,6 +106,8 @@ struct EngineOptions {
   std::optional<BatchOptions> batch;  // no session may use the engine then, only a Batch
   std::string kv_type = "f16";        // of cached keys and values: f16 or q8_0
   std::optional<int> expert_slots;    // for tests: exactly so many slots for the target, whatever fits
+  DeviceOptions device;               // what computes beside the CPU
+  std::optional<int> device_slots;    // for tests: at most so many slots of each kind on the device for the target
 };
 
 // The names that EngineOptions::isa takes on this machine, slowest first; it takes "amx" beside them where the
@@ -119,6 +123,8 @@ struct LoadedModel {
   std::unique_ptr<ReadQueue> queue;
   std::unique_ptr<Model> model;
   std::unique_ptr<ExpertCache> cache;  // nullptr for a dense model
+  std::unique_ptr<ExpertBank> bank;    // on a device, for a MoE model, with:
+  std::unique_ptr<DeviceExperts> device_experts;
   std::unique_ptr<ForwardPass> pass;
 };
 
@@ -153,6 +159,12 @@ class Engine {
   uint64_t sequence_bytes(int64_t tokens) const;
   int32_t depth_limit() const { return draft_depth_limit(); }  // tokens a draft may have, at most
 
+  const Device* device() const { return device_.get(); }  // nullptr: the CPU computes everything
+  bool fixed_placement() const { return device_ != nullptr && options_.device.placement == "fixed"; }
+  // Of the device's memory.
+  const MemoryLedger& device_ledger() const { return device_ledger_; }
+  uint64_t vram_budget_bytes() const { return *options_.device.vram_bytes; }
+
   const MemoryLedger& ledger() const { return ledger_; }
   const MemoryPlan& memory_plan() const { return plan_; }
   uint64_t ram_budget_bytes() const { return *options_.ram_bytes; }
@@ -174,6 +186,7 @@ class Engine {
   Status read_files();
   Status choose_drafters();
   void create_drafters();
+  Status open_device();
   Status create_models();
   FittedSource fitted_source() const;
   Status plan_calibration(MemoryNeeds& needs);
@@ -181,9 +194,14 @@ class Engine {
   ModelOptions draft_shape() const;
   Status plan();
   Status plan_slots(MemoryNeeds& needs);
+  Status plan_device();
   Status load(const LoadProgress& progress);
   Status open_queue(LoadedModel& loaded, const GgufIndex& index);
   Status create_cache(LoadedModel& loaded, int slots);
+  Status create_device_experts(LoadedModel& loaded, std::string_view eviction, Placement placement);
+  Status load_draft(const LoadProgress& progress);
+  std::function<bool(uint64_t, uint64_t)> part_of(const LoadProgress& progress, std::string_view phase) const;
+  int draft_slots() const;
   void note_once(const std::string& notice);
 
   EngineOptions options_;
@@ -196,12 +214,14 @@ class Engine {
   ModelConfig draft_config_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Compute> compute_;
+  std::unique_ptr<Device> device_;  // nullptr: none
   LoadedModel target_;
   LoadedModel draft_;
   std::vector<std::string> drafter_names_;  // those to use
   std::vector<std::unique_ptr<Drafter>> drafters_;
   std::unique_ptr<ScheduleLink> schedule_;
   MemoryLedger ledger_;
+  MemoryLedger device_ledger_;
   MemoryPlan plan_;
   int calibration_layers_ = 0;
   uint64_t batch_bytes_ = 0;

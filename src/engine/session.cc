@@ -3,8 +3,36 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <utility>
 
 namespace drafthorse {
+namespace {
+
+// Of the logits' deviation: where the best two are closer, kernels that sum in another order may rank them otherwise.
+// Quantised models' logits differ by up to 1 % of it between devices (README.md).
+constexpr double kNearTie = 0.05;
+
+bool is_near_tie(std::span<const float> logits) {
+  double sum = 0;
+  double squares = 0;
+  float first = -INFINITY;
+  float second = -INFINITY;
+  for (const float value : logits) {
+    sum += value;
+    squares += double{value} * value;
+    if (value > first) {
+      second = std::exchange(first, value);
+    } else if (value > second) {
+      second = value;
+    }
+  }
+  const auto count = static_cast<double>(logits.size());
+  const double deviation = std::sqrt(std::max(0.0, squares / count - sum / count * sum / count));
+  return double{first} - double{second} < kNearTie * deviation;
+}
+
+}  // namespace
 
 Session::Session(Engine& engine) : Session(engine, engine.create_sampler()) {}
 
@@ -48,11 +76,12 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
   stats_ = {};
   for (const auto& drafter : engine_.drafters()) stats_.drafters.push_back({.name = std::string(drafter->name())});
   const int64_t start = engine_.clock().now_ns();
-  if (target_.cache != nullptr) target_.cache->reset_stats();
+  reset_layer_stats();
   // All but the last token: the first step verifies that one like any other.
   const auto kept = static_cast<size_t>(common);
   const std::span<const int32_t> body = prompt.subspan(kept, prompt.size() - 1 - kept);
-  const int32_t scored = drafter_policy_ && drafter_policy_->cycles() == 0
+  // In fixed mode what is asked of a prompt must not depend on who drafts: it would cut the prompt otherwise.
+  const int32_t scored = drafter_policy_ && drafter_policy_->cycles() == 0 && !engine_.fixed_placement()
                              ? std::min({kScoredPositions, static_cast<int32_t>(body.size()),
                                          target_.model->workspace().shape().max_window})
                              : 0;
@@ -71,12 +100,18 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
   stats_.prefill_s = seconds(engine_.clock().now_ns() - start);
   if (target_.cache != nullptr) {
     stats_.prefill_layers = target_.cache->stats();
-    target_.cache->reset_stats();
+    if (target_.device_experts != nullptr) stats_.prefill_device = target_.device_experts->stats();
+    reset_layer_stats();
     engine_.schedule().scheduler()->reset_stats();
     // What the prompt left free is filled while decoding leaves the disk idle; before, it would only compete.
     target_.cache->fill();
   }
   return {};
+}
+
+void Session::reset_layer_stats() {
+  if (target_.cache != nullptr) target_.cache->reset_stats();
+  if (target_.device_experts != nullptr) target_.device_experts->reset_stats();
 }
 
 // The drafters read the prompt, which tells about drafting: how often each says what the target says, and how fast the
@@ -168,6 +203,7 @@ Result<std::vector<int32_t>> Session::decode_step() {
     const int32_t proposed = i < drafted.size() ? drafted[i] : kNoToken;
     const int32_t token = sampler_->decide(target_.pass->logits(static_cast<int32_t>(i)), generation_.tokens, proposed);
     if (token == kNoToken) break;
+    if (engine_.device() != nullptr && is_near_tie(target_.pass->logits(static_cast<int32_t>(i)))) ++stats_.near_ties;
     const bool goes_on = generation_.append(token, engine_.tokenizer());
     if (generation_.stop != StopReason::kEndOfText) added.push_back(token);
     if (!goes_on || i == drafted.size() || token != drafted[i]) break;
@@ -229,6 +265,7 @@ void Session::note_step(int32_t drafter, int32_t depth, int32_t accepted, int64_
   }
   if (target_.cache != nullptr) {
     stats_.decode_layers = target_.cache->stats();
+    if (target_.device_experts != nullptr) stats_.decode_device = target_.device_experts->stats();
     stats_.forecast_layers = engine_.schedule().scheduler()->stats();
   }
   if (drafter_policy_) {

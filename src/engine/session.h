@@ -57,6 +57,7 @@ class Session {
   std::string explain_draft(const DraftChoice& choice) const;
   Status draft(const DraftChoice& choice, std::vector<int32_t>& drafted);
   void look_back(const DraftChoice& choice, size_t length);
+  void reset_layer_stats();
   void note_step(int32_t drafter, int32_t depth, int32_t accepted, int64_t draft_ns);
 
   Engine& engine_;

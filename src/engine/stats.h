@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "expert/cache.h"
+#include "forward/device_experts.h"
 #include "schedule/scheduler.h"
 
 namespace drafthorse {
@@ -39,6 +40,10 @@ struct SessionStats {
   std::vector<LayerCacheStats> prefill_layers;      // by layer, prefill only
   std::vector<LayerCacheStats> decode_layers;       // by layer, decoding only
   std::vector<LayerForecastStats> forecast_layers;  // by layer, decoding only
+  std::vector<DeviceLayerStats> prefill_device;     // on a device: by layer, prefill only
+  std::vector<DeviceLayerStats> decode_device;      // and decoding only
+  // On a device: generated tokens whose choice was so close that another order of sums may choose otherwise.
+  int64_t near_ties = 0;
 
   double decode_tokens_per_s() const { return decode_s > 0 ? static_cast<double>(generated_tokens) / decode_s : 0; }
   double prefill_tokens_per_s() const {

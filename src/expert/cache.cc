@@ -53,12 +53,13 @@ uint64_t ExpertCache::slot_bytes(const ExpertLayout& layout) {
 
 Result<std::unique_ptr<ExpertCache>> ExpertCache::create(const ExpertLayout& layout, int slots,
                                                          std::unique_ptr<EvictionPolicy> policy, const FileSet& files,
-                                                         ReadQueue& queue, const Clock& clock) {
+                                                         ReadQueue& queue, const Clock& clock, Memory memory) {
   CHECK(policy != nullptr);
   CHECK(slots >= std::min(kLeastSlots, layout.total_experts()));
   std::unique_ptr<ExpertCache> cache(new ExpertCache(layout, std::move(policy), files, queue, clock));
   cache->slot_bytes_ = slot_bytes(layout);
-  ASSIGN_OR_RETURN(cache->arena_, Arena::reserve(cache->slot_bytes_ * static_cast<uint64_t>(slots)));
+  const uint64_t bytes = cache->slot_bytes_ * static_cast<uint64_t>(slots);
+  ASSIGN_OR_RETURN(cache->arena_, memory ? memory(bytes) : Arena::reserve(bytes));
   cache->slots_.resize(static_cast<size_t>(slots));
   const int with_experts = layout.moe_layers();
   for (const ExpertLayer& layer : layout.layers) {

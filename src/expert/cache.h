@@ -72,10 +72,13 @@ class ExpertCache {
   // Fewest slots it works with: one computing, one loading.
   static constexpr int kLeastSlots = 2;
 
+  // Where the slots lie: so many bytes, page-aligned. Empty: in an arena of the cache's own.
+  using Memory = std::function<Result<Arena>(uint64_t bytes)>;
+
   // layout, files, queue and clock must outlive the cache. `slots` is at least kLeastSlots (or all experts there are).
   static Result<std::unique_ptr<ExpertCache>> create(const ExpertLayout& layout, int slots,
                                                      std::unique_ptr<EvictionPolicy> policy, const FileSet& files,
-                                                     ReadQueue& queue, const Clock& clock);
+                                                     ReadQueue& queue, const Clock& clock, Memory memory = {});
   ~ExpertCache();
   ExpertCache(const ExpertCache&) = delete;
   ExpertCache& operator=(const ExpertCache&) = delete;

@@ -71,7 +71,7 @@ Status ForwardPass::run(std::span<const int32_t> tokens, int32_t logits_wanted,
     const Status status = run_chunk(tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
                                     last ? logits_wanted : 0, part_progress);
     if (!status.ok()) {
-      if (cache_ != nullptr) cache_->abandon();
+      abandon();
       model_.kv().truncate(length);
       return status;
     }
@@ -93,7 +93,13 @@ Status ForwardPass::run_chunk(std::span<const int32_t> tokens, int32_t logits_wa
   is_batch_ = false;
   RETURN_IF_ERROR(run_layers(count, progress));
   if (logits_wanted > 0) model_.head(count - logits_wanted, logits_wanted);
+  if (device_experts_ != nullptr) device_experts_->settle();
   return {};
+}
+
+void ForwardPass::abandon() {
+  if (device_experts_ != nullptr) device_experts_->abandon();
+  if (cache_ != nullptr) cache_->abandon();
 }
 
 Status ForwardPass::run_batch(std::span<const BatchRun> runs) {
@@ -113,7 +119,7 @@ Status ForwardPass::run_batch(std::span<const BatchRun> runs) {
   if (end_ns_ > 0) between_ns_ = start - end_ns_;
   const Status status = run_layers(count, {});
   if (!status.ok()) {
-    if (cache_ != nullptr) cache_->abandon();
+    abandon();
     return status;
   }
   // What is wanted of the stream moves to its front, so that head() finds it side by side.
@@ -166,7 +172,9 @@ Status ForwardPass::run_layers(int32_t count, const std::function<void(double)>&
         return cache_->resident({layer, expert});
       });
       const bool streams = is_batch_ && read_ahead_ != ReadAhead::kNever && !all_there;
-      RETURN_IF_ERROR(window && !streams ? experts_by_arrival(layer, count) : experts_in_order(layer, count));
+      RETURN_IF_ERROR(device_experts_ != nullptr ? experts_on_device(layer, count)
+                      : window && !streams       ? experts_by_arrival(layer, count)
+                                                 : experts_in_order(layer, count));
     }
     if (trace_ != nullptr) trace_->span(Span::kLayer, i, layer_start, clock_.now_ns());
     if (!window && progress) progress(static_cast<double>(i + 1) / n_layer);
@@ -176,9 +184,9 @@ Status ForwardPass::run_layers(int32_t count, const std::function<void(double)>&
 
 // A layer up to its router.
 Status ForwardPass::stages(LayerId layer, int32_t count) {
-  for (int32_t first = 0; first < count; first += kStageTokens) {
+  for (int32_t first = 0; first < count; first += model_.stage_tokens()) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
-    model_.attention(layer, first, std::min(kStageTokens, count - first));
+    model_.attention(layer, first, std::min(model_.stage_tokens(), count - first));
     look_after_reads();
   }
   return {};
@@ -210,9 +218,34 @@ void ForwardPass::route(LayerId layer, int32_t count) {
 void ForwardPass::note_prefixes(LayerId layer, int32_t count) {
   stats_.missing_by_prefix.resize(static_cast<size_t>(count));
   for (const ExpertId expert : union_) {
-    if (cache_->resident({layer, expert})) continue;
+    if (is_there({layer, expert})) continue;
     for (int32_t m = tokens_of_[index(expert)].front(); m < count; ++m) ++stats_.missing_by_prefix[m];
   }
+}
+
+bool ForwardPass::is_there(ExpertKey key) const {
+  return device_experts_ != nullptr ? device_experts_->resident(key) : cache_->resident(key);
+}
+
+void ForwardPass::tell_routed(LayerId layer) {
+  if (observer() == nullptr) return;
+  used_.clear();
+  for (const RoutedExpert& one : routes_[index(layer)]) used_.push_back(one.expert);
+  observer()->routed(layer, used_);
+}
+
+Status ForwardPass::experts_on_device(LayerId layer, int32_t count) {
+  const bool window = count <= model_.workspace().shape().max_window;
+  const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
+  cache_->set_background_limit(window ? kBackgroundBytesInFlight : kStreamBackgroundBytes);
+  if (window) tell_routed(layer);
+  RETURN_IF_ERROR(device_experts_->run({layer, count, routes_[index(layer)], tokens_of_, union_}));
+  if (window && observer() != nullptr) {
+    observer()->demanded(layer);
+    observer()->worked();
+  }
+  stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
+  return {};
 }
 
 Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
@@ -230,11 +263,7 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
   foresee_next_layer(layer, count);
 
   const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
-  if (observer() != nullptr) {
-    used_.clear();
-    for (const RoutedExpert& one : routes_[index(layer)]) used_.push_back(one.expert);
-    observer()->routed(layer, used_);
-  }
+  tell_routed(layer);
   cache_->demand(layer, union_);
   if (observer() != nullptr) observer()->demanded(layer);
   while (true) {
@@ -493,8 +522,10 @@ void ForwardPass::record_committed(int32_t count) {
       for (const RoutedExpert& one : routed(layer, t)) ++used[index(one.expert)];
     }
     cache_->record_uses(layer, used, count);
+    if (device_experts_ != nullptr) device_experts_->slots().record_uses(layer, used, count);
   }
   cache_->advance(count);
+  if (device_experts_ != nullptr) device_experts_->slots().advance(count);
   if (observer() != nullptr) observer()->committed(uses, count);
 }
 

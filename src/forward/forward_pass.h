@@ -6,7 +6,9 @@
 //   a longer run of tokens (prefill): experts in the order of their ids, each added as soon as it is computed, while
 //     the next ones are read; the layer's experts are read once for all tokens.
 //
-// run() is for one sequence, run_batch() for many.
+// A model on a device computes its experts there (device_experts.h), where windows and long runs differ little.
+//
+// run() is for one sequence, run_batch() for many; the latter is the host's alone.
 //
 // The KV cache holds the window's keys and values afterwards, its length extended by them; a caller that rejects some
 // truncates it.
@@ -23,6 +25,7 @@
 #include "base/clock.h"
 #include "base/trace.h"
 #include "expert/cache.h"
+#include "forward/device_experts.h"
 #include "forward/pass_observer.h"
 #include "model/model.h"
 #include "model/routing.h"
@@ -60,6 +63,9 @@ class ForwardPass {
   // `cache` is nullptr for a dense model. All must outlive the pass; `interrupted` may be nullptr.
   ForwardPass(Model& model, ExpertCache* cache, const Clock& clock, const std::atomic<bool>* interrupted);
 
+  // Of a MoE model on a device, before anything is run; must outlive the pass.
+  void set_device_experts(DeviceExperts* experts) { device_experts_ = experts; }
+  DeviceExperts* device_experts() const { return device_experts_; }    // nullptr: experts are computed on the host
   void set_trace(Trace* trace) { trace_ = trace; }                     // must outlive the pass; nullptr: none
   void set_observer(PassObserver* observer) { observer_ = observer; }  // likewise
   // Called wherever the pass looks after its own reads, at every stage boundary: so that another model's go on while
@@ -108,6 +114,10 @@ class ForwardPass {
   void note_prefixes(LayerId layer, int32_t count);
   Status experts_by_arrival(LayerId layer, int32_t count);
   Status experts_in_order(LayerId layer, int32_t count);
+  Status experts_on_device(LayerId layer, int32_t count);
+  void tell_routed(LayerId layer);
+  bool is_there(ExpertKey key) const;  // in the fastest tier there is
+  void abandon();
   void experts_among_residents(LayerId layer);
   void clear_sum(int32_t count);  // of the experts' outputs, for the first `count` tokens
   void add_sum(int32_t count);    // to the residual
@@ -122,6 +132,7 @@ class ForwardPass {
 
   Model& model_;
   ExpertCache* cache_;
+  DeviceExperts* device_experts_ = nullptr;
   const Clock& clock_;
   const std::atomic<bool>* interrupted_;
   Trace* trace_ = nullptr;

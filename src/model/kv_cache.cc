@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <cstring>
-
 #include "base/units.h"
 
 namespace drafthorse {
@@ -69,17 +67,26 @@ Result<KvCache> KvCache::reserve(const ModelConfig& config, const KvShape& shape
   const auto layers = static_cast<size_t>(config.n_layer);
   cache.ggml_context_.reset(ggml_init({ggml_tensor_overhead() * (2 * layers + 1), nullptr, true}));
   const uint64_t bytes = tensor_bytes(config, shape) * static_cast<uint64_t>(cached_tensors(config));
-  // One sequence's rows are touched front to back and stay; those of many come and go.
-  ASSIGN_OR_RETURN(cache.buffer_, DeviceBuffer::reserve(bytes, shape.sequences == 1 ? Pages::kHuge : Pages::kSmall));
+  if (shape.device != nullptr) {
+    CHECK(shape.sequences == 1);
+    cache.memory_.emplace(*shape.device);
+  } else {
+    // One sequence's rows are touched front to back and stay; those of many come and go.
+    ASSIGN_OR_RETURN(cache.buffer_, DeviceBuffer::reserve(bytes, shape.sequences == 1 ? Pages::kHuge : Pages::kSmall));
+  }
   uint64_t offset = 0;
   for (size_t layer = 0; layer < layers; ++layer) {
     for (auto* tensors : {&cache.keys_, &cache.values_}) {
       if (tensors == &cache.values_ && config.is_latent()) continue;
       ggml_tensor* tensor =
           ggml_new_tensor_2d(cache.ggml_context_.get(), shape.type, int64_t{config.head_dim} * config.n_head_kv,
-                             int64_t{shape.context} * shape.sequences);
-      cache.buffer_.place(tensor, offset);
+                             cache.memory_ ? cache.spare_row() + 1 : int64_t{shape.context} * shape.sequences);
       tensors->push_back(tensor);
+      if (cache.memory_) {
+        cache.memory_->add(tensor);
+        continue;
+      }
+      cache.buffer_.place(tensor, offset);
       offset += tensor_bytes(config, shape);
     }
   }
@@ -98,6 +105,7 @@ void KvCache::truncate(int32_t length, int32_t sequence) {
 
 void KvCache::release(int32_t sequence) {
   lengths_[sequence] = 0;
+  if (memory_) return;
   for (const auto* tensors : {&keys_, &values_}) {
     for (const ggml_tensor* tensor : *tensors) {
       const auto start = static_cast<uint64_t>(static_cast<const std::byte*>(tensor->data) - buffer_.data());
@@ -109,11 +117,14 @@ void KvCache::release(int32_t sequence) {
 
 std::vector<std::byte> KvCache::copy_rows(int32_t first, int32_t count) const {
   CHECK(first >= 0 && count >= 0 && first + count <= shape_.context);
+  if (shape_.device != nullptr) shape_.device->wait();
   std::vector<std::byte> rows;
   for (const auto* tensors : {&keys_, &values_}) {
     for (const ggml_tensor* tensor : *tensors) {
-      const auto* begin = static_cast<const std::byte*>(tensor->data) + static_cast<size_t>(first) * tensor->nb[1];
-      rows.insert(rows.end(), begin, begin + static_cast<size_t>(count) * tensor->nb[1]);
+      const size_t bytes = static_cast<size_t>(count) * tensor->nb[1];
+      rows.resize(rows.size() + bytes);
+      ggml_backend_tensor_get(tensor, rows.data() + rows.size() - bytes, static_cast<size_t>(first) * tensor->nb[1],
+                              bytes);
     }
   }
   return rows;
@@ -124,13 +135,13 @@ void KvCache::restore_rows(int32_t first, std::span<const std::byte> rows) {
   for (const auto* tensors : {&keys_, &values_}) {
     for (const ggml_tensor* tensor : *tensors) row_bytes += tensor->nb[1];
   }
+  if (shape_.device != nullptr) shape_.device->wait();
   const size_t count = rows.size() / row_bytes;
   CHECK(count * row_bytes == rows.size() && static_cast<size_t>(first) + count <= static_cast<size_t>(shape_.context));
   for (const auto* tensors : {&keys_, &values_}) {
-    for (const ggml_tensor* tensor : *tensors) {
+    for (ggml_tensor* tensor : *tensors) {
       const size_t bytes = count * tensor->nb[1];
-      std::memcpy(static_cast<std::byte*>(tensor->data) + static_cast<size_t>(first) * tensor->nb[1], rows.data(),
-                  bytes);
+      ggml_backend_tensor_set(tensor, rows.data(), static_cast<size_t>(first) * tensor->nb[1], bytes);
       rows = rows.subspan(bytes);
     }
   }

@@ -7,17 +7,22 @@
 //
 // Rows at and beyond length() are garbage that the next window overwrites: truncation is forgetting, and costs
 // nothing. The engine's thread owns it.
+//
+// On a device it holds one sequence, and one row more, for tokens that only fill a window up. Its memory is taken by
+// allocate().
 #pragma once
 
 #include <ggml.h>
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "backend/compute.h"
+#include "backend/device.h"
 #include "model/config.h"
 
 namespace drafthorse {
@@ -30,7 +35,11 @@ struct KvShape {
   int32_t context = 0;  // positions per sequence
   int32_t sequences = 1;
   ggml_type type = GGML_TYPE_F16;  // or Q8_0, where a head's elements are whole blocks of it
+  Device* device = nullptr;        // must outlive the cache; nullptr: in the host's memory
 };
+
+// On a device attention looks at whole multiples of so many rows.
+inline constexpr int32_t kDeviceRows = 256;
 
 class KvCache {
  public:
@@ -48,7 +57,13 @@ class KvCache {
   const KvShape& shape() const { return shape_; }
   int32_t length(int32_t sequence = 0) const { return lengths_[sequence]; }  // positions that hold committed tokens
   int32_t context() const { return shape_.context; }                         // positions there is room for, of each
-  uint64_t bytes() const { return buffer_.bytes(); }                         // with every row written
+  uint64_t bytes() const { return memory_ ? memory_->bytes() : buffer_.bytes(); }  // with every row written
+  Device* device() const { return shape_.device; }
+  // Takes a device's memory; nothing where there is none.
+  Status allocate() { return memory_ ? memory_->allocate("keys and values") : Status(); }
+  // On a device: rows that attention may look at, whole steps of kDeviceRows, and the one for what only fills up.
+  int32_t device_rows() const { return (shape_.context + kDeviceRows - 1) / kDeviceRows * kDeviceRows; }
+  int64_t spare_row() const { return device_rows(); }
 
   int64_t first_row(int32_t sequence) const { return int64_t{sequence} * shape_.context; }
   int32_t tensors() const { return static_cast<int32_t>(keys_.size() + values_.size()); }  // of the same size
@@ -74,6 +89,7 @@ class KvCache {
   };
   std::unique_ptr<ggml_context, ContextDeleter> ggml_context_;
   DeviceBuffer buffer_;
+  std::optional<DeviceArena> memory_;  // instead, on a device
   std::vector<ggml_tensor*> keys_;
   std::vector<ggml_tensor*> values_;
   std::vector<int32_t> lengths_;  // by sequence

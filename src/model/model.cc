@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/units.h"
+#include "model/host_stage_builder.h"
 #include "ops/linear.h"
 
 namespace drafthorse {
@@ -15,25 +16,7 @@ namespace {
 constexpr int32_t kMostKeptWindow = 17;
 constexpr size_t kProbeTensors = 12;  // that a probe or a tap adds to a layer's graph at most
 
-size_t graph_context_bytes(size_t tensors) {
-  return tensors * ggml_tensor_overhead() + ggml_graph_overhead_custom(tensors, false);
-}
-
 }  // namespace
-
-struct Model::Graph {
-  ggml_context* context = nullptr;
-  ggml_cgraph* graph = nullptr;
-
-  explicit Graph(size_t tensors) {
-    context = ggml_init({graph_context_bytes(tensors), nullptr, true});
-    CHECK(context != nullptr);
-    graph = ggml_new_graph_custom(context, tensors, false);
-  }
-  ~Graph() { ggml_free(context); }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-};
 
 Model::Model(const ModelConfig& config, Compute& compute, const ModelOptions& options)
     : config_(config),
@@ -64,14 +47,32 @@ Result<std::unique_ptr<Model>> Model::create(const GgufIndex& index, const Model
   WeightDeclarations declarations(index);
   model->weights_ = model->family_->declare(declarations, config);
   RETURN_IF_ERROR(declarations.finish());
+  if (options.device != nullptr) model->leave_on_host(declarations);
   model->layout_ = std::move(declarations.layout());
-  ASSIGN_OR_RETURN(model->dense_, DenseWeights::reserve(declarations));
+  ASSIGN_OR_RETURN(model->dense_, DenseWeights::reserve(declarations, options.device));
   if (options.kv == nullptr) {
-    ASSIGN_OR_RETURN(model->own_kv_, KvCache::reserve(config, {options.context, options.sequences, options.kv_type}));
+    ASSIGN_OR_RETURN(model->own_kv_,
+                     KvCache::reserve(config, {options.context, options.sequences, options.kv_type, options.device}));
   }
   ASSIGN_OR_RETURN(model->workspace_, Workspace::reserve(config, model->layout_, options.workspace));
+  if (options.device != nullptr) {
+    CHECK(options.sequences == 1 && model->kv().device() == options.device);
+    const DeviceStageShape shape = {options.workspace.columns, options.workspace.max_window, options.fixed_window};
+    model->device_stages_ = std::make_unique<DeviceStages>(*options.device, model->config_, *model->family_,
+                                                           model->weights_, model->layout_, model->kv(), shape);
+    RETURN_IF_ERROR(model->device_stages_->plan({}));
+  }
   model->measure_scratch();
   return model;
+}
+
+// What the host does for a device: it looks tokens up, and it routes.
+void Model::leave_on_host(WeightDeclarations& declarations) {
+  if (weights_.output == weights_.token_embedding) weights_.output = declarations.duplicate(weights_.token_embedding);
+  declarations.keep_on_host(weights_.token_embedding);
+  for (const LayerWeights& layer : weights_.layers) {
+    if (layer.router_bias != nullptr) declarations.keep_on_host(layer.router_bias);
+  }
 }
 
 Status Model::set_probes(std::vector<RouterProbe> probes) {
@@ -85,6 +86,7 @@ Status Model::set_probes(std::vector<RouterProbe> probes) {
     bytes += sizeof(float) * static_cast<uint64_t>(probe.router->ne[1] * options_.workspace.max_window);
   }
   ASSIGN_OR_RETURN(probe_logits_, DeviceBuffer::reserve(bytes));
+  if (device_stages_ != nullptr) return device_stages_->plan(probes_);
   measure_scratch();
   return {};
 }
@@ -129,28 +131,41 @@ void Model::measure_scratch() {
     CHECK(ggml_gallocr_reserve(scratch_, graph->graph));
     scratch_bytes_ = std::max<uint64_t>(scratch_bytes_, ggml_gallocr_get_buffer_size(scratch_, 0));
   };
+  measure(build_embed(device_stages_ != nullptr ? options_.workspace.columns : tokens));
+  if (device_stages_ != nullptr) return;
   for (int32_t layer = 0; layer < config_.n_layer; ++layer) {
     measure(build_attention(LayerId{layer}, 0, tokens));
     // A smaller graph may, in principle, be laid out in more memory than a larger one, and kept graphs must never
     // see the buffer move.
     for (int32_t count = 1; count <= kept_window(); ++count) measure(build_attention(LayerId{layer}, 0, count));
   }
-  measure(build_embed(tokens));
   measure(build_head(0, options_.workspace.max_window));
 }
 
 Status Model::load(const FileSet& files, ReadQueue& queue, const std::function<bool(uint64_t, uint64_t)>& progress) {
+  if (device_stages_ != nullptr) {
+    RETURN_IF_ERROR(dense_.allocate());
+    RETURN_IF_ERROR(own_kv_.allocate());
+    RETURN_IF_ERROR(device_stages_->allocate());
+  }
   return dense_.load(files, queue, progress);
 }
 
 void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
   const uint64_t graphs = static_cast<uint64_t>(kept_window()) * static_cast<uint64_t>(config_.n_layer) *
-                          graph_context_bytes(graph_tensors());
+                          StageGraph::context_bytes(graph_tensors());
   // A pass's routing: an expert and a weight per (layer, token, rank), and the tokens of each expert.
   const uint64_t routing = static_cast<uint64_t>(options_.workspace.columns) *
                            static_cast<uint64_t>(config_.n_expert_used) *
                            (8 * static_cast<uint64_t>(config_.n_layer) + 8);
   ledger.add(prefix + "dense weights", dense_.bytes());
+  if (device_stages_ != nullptr) {
+    ledger.add("staging", dense_.staging_bytes());
+    ledger.add(prefix + "activations",
+               workspace_.bytes() + scratch_bytes_ + routing + probe_logits_.bytes() + tapped_.bytes());
+    ledger.add(prefix + "graphs", device_stages_->graph_bytes());
+    return;
+  }
   // Of many sequences not every row is ever written: how many may be is for who admits them to say.
   if (!shares_kv() && options_.sequences == 1) ledger.add(prefix + "KV cache", own_kv_.bytes());
   const uint64_t attention = ops::attention_workspace_bytes(
@@ -158,6 +173,13 @@ void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
   ledger.add(prefix + "activations",
              workspace_.bytes() + scratch_bytes_ + routing + attention + probe_logits_.bytes() + tapped_.bytes());
   ledger.add(prefix + "graphs", graphs);
+}
+
+void Model::account_device(MemoryLedger& ledger, const std::string& prefix) const {
+  if (device_stages_ == nullptr) return;
+  ledger.add(prefix + "dense weights", dense_.device_bytes());
+  if (!shares_kv()) ledger.add(prefix + "KV cache", own_kv_.bytes());
+  ledger.add(prefix + "activations", device_stages_->bytes());
 }
 
 ggml_tensor* Model::column_view(Graph& graph, ggml_type type, const void* base, int64_t width, int32_t first,
@@ -180,7 +202,7 @@ std::unique_ptr<Model::Graph> Model::build_embed(int32_t count) {
 
 std::unique_ptr<Model::Graph> Model::build_attention(LayerId layer, int32_t first, int32_t count) {
   auto graph = std::make_unique<Graph>(graph_tensors());
-  StageBuilder builder(graph->context, config_, nodes_, attention_);
+  HostStageBuilder builder(graph->context, config_, nodes_, attention_);
   const LayerInputs inputs = {
       column_view(*graph, GGML_TYPE_F32, workspace_.residual, config_.n_embd, first, count),
       column_view(*graph, GGML_TYPE_I32, workspace_.positions, 1, first, count),
@@ -224,7 +246,7 @@ std::unique_ptr<Model::Graph> Model::build_attention(LayerId layer, int32_t firs
 
 std::unique_ptr<Model::Graph> Model::build_head(int32_t first, int32_t count) {
   auto graph = std::make_unique<Graph>(graph_tensors());
-  StageBuilder builder(graph->context, config_, nodes_, attention_);
+  HostStageBuilder builder(graph->context, config_, nodes_, attention_);
   ggml_tensor* x = column_view(*graph, GGML_TYPE_F32, workspace_.residual, config_.n_embd, first, count);
   ggml_tensor* logits = builder.linear(
       weights_.output, builder.rms_norm(x, weights_.output_norm, weights_.output_norm_bias), weights_.output_bias);
@@ -258,10 +280,17 @@ void Model::embed(std::span<const SequenceRun> runs) {
   }
   const std::unique_ptr<Graph> graph = build_embed(column);
   run(*graph);
+  if (device_stages_ == nullptr) return;
+  const auto count = static_cast<size_t>(column);
+  device_stages_->begin(workspace_.residual, {workspace_.positions, count}, {workspace_.kv_rows, count});
 }
 
 void Model::attention(LayerId layer, int32_t first, int32_t count) {
-  CHECK(count > 0 && count <= kStageTokens);
+  CHECK(count > 0 && count <= stage_tokens());
+  if (device_stages_ != nullptr) {
+    attention_on_device(layer);
+    return;
+  }
   if (first != 0 || count > kept_window()) {
     const std::unique_ptr<Graph> graph = build_attention(layer, first, count);
     run(*graph);
@@ -275,6 +304,15 @@ void Model::attention(LayerId layer, int32_t first, int32_t count) {
     CHECK(ggml_gallocr_get_buffer_size(scratch_, 0) <= scratch_bytes_);
   }
   compute_.run(graph->graph);
+}
+
+void Model::attention_on_device(LayerId layer) {
+  LayerResults results = {
+      workspace_.router_logits, tapped_.bytes() > 0 ? reinterpret_cast<float*>(tapped_.data()) : nullptr, {}};
+  for (const uint64_t offset : probe_offsets_) {
+    results.probe_logits.push_back(reinterpret_cast<float*>(probe_logits_.data() + offset));
+  }
+  device_stages_->layer(layer, results);
 }
 
 std::span<const float> Model::router_bias(LayerId layer) const {
@@ -293,6 +331,10 @@ void Model::ranking_scores(LayerId layer, std::span<const float> logits, std::ve
 
 void Model::head(int32_t first, int32_t count) {
   CHECK(count > 0 && count <= options_.workspace.max_window);
+  if (device_stages_ != nullptr) {
+    device_stages_->head(first, count, workspace_.logits);
+    return;
+  }
   const std::unique_ptr<Graph> graph = build_head(first, count);
   run(*graph);
 }

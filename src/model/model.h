@@ -3,6 +3,10 @@
 // create() reserves and plans, so that memory is known before anything is read; load() reads the dense weights. The
 // routed experts are the expert store's business: layout() says where they are, and whoever runs a pass computes them
 // between attention() and the next layer. One thread uses a Model.
+//
+// On a device (ModelOptions::device) dense weights, KV cache and activations lie there, and load() takes its memory.
+// What the stages below leave in the workspace is what the host needs: router logits, probes and logits. Experts are
+// then DeviceStages' to compute, and to add to the residual there.
 #pragma once
 
 #include <functional>
@@ -17,12 +21,17 @@
 #include "io/expert_layout.h"
 #include "io/gguf_index.h"
 #include "model/config.h"
+#include "model/device_stages.h"
 #include "model/family.h"
 #include "model/kv_cache.h"
+#include "model/router_probe.h"
 #include "model/routing.h"
+#include "model/stage_graph.h"
 #include "model/weights.h"
 #include "model/workspace.h"
+#include "ops/attention.h"
 #include "ops/expert_ffn.h"
+#include "ops/linear.h"
 
 namespace drafthorse {
 
@@ -36,29 +45,14 @@ struct ModelOptions {
   KvCache* kv = nullptr;  // another model's, to read and write instead of one of its own; must outlive the model
   int32_t sequences = 1;  // in the KV cache
   ggml_type kv_type = GGML_TYPE_F16;  // of keys and values
+  Device* device = nullptr;  // computes all stages, for one sequence; must outlive the model; nullptr: the host
+  int32_t fixed_window = 0;  // on a device, see device_stages.h
 };
 
 // Neighbouring tokens of one sequence in a pass.
 struct SequenceRun {
   std::span<const int32_t> tokens;
   int32_t sequence = 0;
-};
-
-// What a norm multiplies by and adds, each [n_embd]; bias: nullptr where the family has none.
-struct NormWeights {
-  ggml_tensor* weight = nullptr;
-  ggml_tensor* bias = nullptr;
-};
-
-// A router applied to a layer's FFN input beside the layer's own: where another layer, or another model, would send it.
-// All tensors must hold their numbers when a pass runs.
-struct RouterProbe {
-  LayerId at{};                   // the layer whose FFN input is looked at
-  ggml_tensor* router = nullptr;  // [n_embd, experts]
-  ggml_tensor* offset = nullptr;  // [experts], added to what the router says; nullptr: nothing
-  // Both or none: the input is taken back from this model's norm and given the other's.
-  NormWeights norm = {};
-  NormWeights other_norm = {};
 };
 
 class Model {
@@ -71,8 +65,9 @@ class Model {
 
   Status load(const FileSet& files, ReadQueue& queue, const std::function<bool(uint64_t, uint64_t)>& progress);
 
-  // Adds this model's parts, each tag after `prefix`.
+  // Adds this model's parts, each tag after `prefix`: those in the host's memory, and those in the device's.
   void account(MemoryLedger& ledger, const std::string& prefix) const;
+  void account_device(MemoryLedger& ledger, const std::string& prefix) const;
 
   // Probes every window from now on (not longer runs). Call before account() and before anything is run.
   Status set_probes(std::vector<RouterProbe> probes);
@@ -100,6 +95,10 @@ class Model {
   Workspace& workspace() { return workspace_; }
   const Workspace& workspace() const { return workspace_; }
   WorkerPool& pool() { return compute_.pool(); }
+  const ops::Processor& processor() const { return nodes_.processor(); }
+  DeviceStages* device_stages() const { return device_stages_.get(); }  // nullptr: computed on the host
+  // Tokens that one call of attention() takes, at most.
+  int32_t stage_tokens() const { return device_stages_ ? options_.workspace.columns : kStageTokens; }
 
   // --- the stages of a pass over `count` tokens, which are columns [0, count) of the workspace
 
@@ -108,7 +107,8 @@ class Model {
   void embed(std::span<const SequenceRun> runs);
 
   // One layer up to its routed experts: residual -> residual, ffn_input, router_logits; writes the KV cache.
-  // Columns [first, first + count), count at most kStageTokens.
+  // Columns [first, first + count), count at most stage_tokens(). On a device the residual and the FFN input stay
+  // there.
   void attention(LayerId layer, int32_t first, int32_t count);
 
   // One token's router logits [n_expert] -> its experts, n_expert_used of them, in the order of their ids.
@@ -125,7 +125,7 @@ class Model {
   bool is_moe_layer(LayerId layer) const { return !layout_.layers[index(layer)].experts.empty(); }
 
  private:
-  struct Graph;
+  using Graph = StageGraph;
   Model(const ModelConfig& config, Compute& compute, const ModelOptions& options);
   std::unique_ptr<Graph> new_graph() const;
   std::unique_ptr<Graph> build_embed(int32_t count);
@@ -136,6 +136,8 @@ class Model {
   int32_t kept_window() const;   // graphs of windows up to this size are kept
   std::span<const float> router_bias(LayerId layer) const;
   void run(Graph& graph);
+  void leave_on_host(WeightDeclarations& declarations);
+  void attention_on_device(LayerId layer);
   ggml_tensor* column_view(Graph& graph, ggml_type type, const void* base, int64_t width, int32_t first,
                            int32_t count) const;
 
@@ -157,6 +159,7 @@ class Model {
   uint64_t scratch_bytes_ = 0;
   ggml_gallocr_t scratch_ = nullptr;
   std::map<std::pair<int32_t, int32_t>, std::unique_ptr<Graph>> attention_graphs_;  // by (layer, count), first = 0
+  std::unique_ptr<DeviceStages> device_stages_;  // instead of all those graphs but the embedding's
 };
 
 }  // namespace drafthorse

@@ -14,6 +14,8 @@ namespace {
 // Tensors closer than this in the file are read as one piece, the gap included.
 constexpr uint64_t kMaxGapBytes = 64 * kKiB;
 constexpr uint64_t kTensorAlignment = 64;
+// Of the host's memory that what goes to a device passes through: large reads, and little of the budget.
+constexpr uint64_t kStagingBytes = 16 * kMiB;
 
 std::string shape_text(int64_t columns, int64_t rows, int64_t count) {
   if (count > 1) return fmt::format("[{}, {}, {}]", columns, rows, count);
@@ -92,6 +94,21 @@ ggml_tensor* WeightDeclarations::derived(const ggml_tensor* source, int64_t colu
 
 ggml_tensor* WeightDeclarations::optional(const std::string& name, Use use, int64_t columns, int64_t rows) {
   return index_.find(name) == nullptr ? nullptr : required(name, use, columns, rows);
+}
+
+void WeightDeclarations::keep_on_host(const ggml_tensor* tensor) {
+  for (Declared& declared : declared_) {
+    if (declared.tensor == tensor) declared.on_host = true;
+  }
+}
+
+ggml_tensor* WeightDeclarations::duplicate(const ggml_tensor* tensor) {
+  const auto declared =
+      std::find_if(declared_.begin(), declared_.end(), [tensor](const Declared& one) { return one.tensor == tensor; });
+  CHECK(declared != declared_.end());
+  ggml_tensor* other = ggml_dup_tensor(context_, tensor);
+  declared_.push_back({other, declared->info});
+  return other;
 }
 
 void WeightDeclarations::no_experts() { layout_.layers.emplace_back(); }
@@ -178,10 +195,22 @@ Status WeightDeclarations::finish() {
   return status_;
 }
 
-Result<DenseWeights> DenseWeights::reserve(WeightDeclarations& declarations) {
+Result<DenseWeights> DenseWeights::reserve(WeightDeclarations& declarations, Device* device) {
   using Declared = WeightDeclarations::Declared;
   DenseWeights weights;
   std::vector<Declared> tensors = declarations.declared();
+  weights.derived_ = declarations.derived();
+  if (device != nullptr) {
+    weights.device_ = device;
+    weights.memory_.emplace(*device);
+    for (const Declared& one : tensors) {
+      if (one.on_host) continue;
+      weights.memory_->add(one.tensor);
+      weights.on_device_.push_back({one.tensor, extent_of(*one.info)});
+    }
+    for (const WeightDeclarations::Derived& one : weights.derived_) weights.memory_->add(one.tensor);
+    std::erase_if(tensors, [](const Declared& one) { return !one.on_host; });
+  }
   std::sort(tensors.begin(), tensors.end(), [](const Declared& a, const Declared& b) {
     return std::pair(a.info->file, a.info->offset) < std::pair(b.info->file, b.info->offset);
   });
@@ -205,7 +234,8 @@ Result<DenseWeights> DenseWeights::reserve(WeightDeclarations& declarations) {
     total += widen(run).bytes();
   }
   const uint64_t read_bytes = total;
-  for (const WeightDeclarations::Derived& one : declarations.derived()) {
+  for (const WeightDeclarations::Derived& one : weights.derived_) {
+    if (device != nullptr) break;
     total = align_up(total, kTensorAlignment) + ggml_nbytes(one.tensor);
   }
   ASSIGN_OR_RETURN(weights.buffer_, DeviceBuffer::reserve(total));
@@ -217,9 +247,9 @@ Result<DenseWeights> DenseWeights::reserve(WeightDeclarations& declarations) {
   for (size_t i = 0; i < runs.size(); ++i) {
     weights.reads_.push_back({runs[i], weights.buffer_.data() + run_offsets[i]});
   }
-  weights.derived_ = declarations.derived();
   uint64_t offset = read_bytes;
   for (const WeightDeclarations::Derived& one : weights.derived_) {
+    if (device != nullptr) break;
     offset = align_up(offset, kTensorAlignment);
     weights.buffer_.place(one.tensor, offset);
     offset += ggml_nbytes(one.tensor);
@@ -230,8 +260,64 @@ Result<DenseWeights> DenseWeights::reserve(WeightDeclarations& declarations) {
 
 Status DenseWeights::load(const FileSet& files, ReadQueue& queue,
                           const std::function<bool(uint64_t, uint64_t)>& progress) {
-  RETURN_IF_ERROR(read_all(reads_, files, queue, progress));
+  RETURN_IF_ERROR(read_all(reads_, files, queue, memory_ ? nullptr : progress));
+  if (memory_) return load_to_device(files, queue, progress);
   for (const WeightDeclarations::Derived& one : derived_) one.make(*one.source, *one.tensor);
+  return {};
+}
+
+// What is derived needs its source as a whole.
+uint64_t DenseWeights::staging_bytes() const {
+  if (!memory_) return 0;
+  uint64_t most = kStagingBytes;
+  for (const WeightDeclarations::Derived& one : derived_) {
+    most = std::max(most, ggml_nbytes(one.source) + ggml_nbytes(one.tensor));
+  }
+  return most + 4 * kSmallPage;
+}
+
+FileExtent DenseWeights::extent_on_device(const ggml_tensor* tensor) const {
+  const auto found = std::find_if(on_device_.begin(), on_device_.end(),
+                                  [tensor](const OnDevice& one) { return one.tensor == tensor; });
+  CHECK(found != on_device_.end());
+  return found->extent;
+}
+
+Status DenseWeights::load_to_device(const FileSet& files, ReadQueue& queue,
+                                    const std::function<bool(uint64_t, uint64_t)>& progress) {
+  {
+    ASSIGN_OR_RETURN(const Arena staging, Arena::reserve(kStagingBytes + 2 * kSmallPage));
+    uint64_t total = 0;
+    for (const OnDevice& one : on_device_) total += one.extent.bytes;
+    uint64_t done = 0;
+    for (const OnDevice& one : on_device_) {
+      for (uint64_t offset = 0; offset < one.extent.bytes; offset += kStagingBytes) {
+        const FileExtent part = {one.extent.file, one.extent.offset + offset,
+                                 std::min(kStagingBytes, one.extent.bytes - offset)};
+        const ExtentRead read = {part, staging.data()};
+        RETURN_IF_ERROR(read_all({&read, 1}, files, queue));
+        ggml_backend_tensor_set(one.tensor, staging.data() + widen(part).payload, offset, part.bytes);
+        done += part.bytes;
+        if (progress && !progress(done, total)) return interrupted_error();
+      }
+    }
+  }
+  for (const WeightDeclarations::Derived& one : derived_) RETURN_IF_ERROR(derive_for_device(one, files, queue));
+  return {};
+}
+
+Status DenseWeights::derive_for_device(const WeightDeclarations::Derived& one, const FileSet& files, ReadQueue& queue) {
+  const FileExtent extent = extent_on_device(one.source);
+  const uint64_t source_bytes = align_up(widen(extent).bytes(), kSmallPage);
+  ASSIGN_OR_RETURN(const Arena staging, Arena::reserve(source_bytes + ggml_nbytes(one.tensor)));
+  const ExtentRead read = {extent, staging.data()};
+  RETURN_IF_ERROR(read_all({&read, 1}, files, queue));
+  ggml_tensor source = *one.source;
+  source.data = staging.data() + widen(extent).payload;
+  ggml_tensor result = *one.tensor;
+  result.data = staging.data() + source_bytes;
+  one.make(source, result);
+  ggml_backend_tensor_set(one.tensor, result.data, 0, ggml_nbytes(one.tensor));
   return {};
 }
 

@@ -5,10 +5,12 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "backend/compute.h"
+#include "backend/device.h"
 #include "io/expert_layout.h"
 #include "io/extent_reader.h"
 #include "io/gguf_index.h"
@@ -88,6 +90,10 @@ class WeightDeclarations {
   using Make = void (*)(const ggml_tensor& source, ggml_tensor& result);
   ggml_tensor* derived(const ggml_tensor* source, int64_t columns, int64_t rows, int64_t heads, Make make);
 
+  // For a device: tensors that only the host reads, and one that both do, as a tensor of its own for each.
+  void keep_on_host(const ggml_tensor* tensor);
+  ggml_tensor* duplicate(const ggml_tensor* tensor);
+
   // The routed experts of layer `layer` (separate, fused gate_up, or a tensor each), appended to layout().
   void experts(int layer, const ModelConfig& config);
   void no_experts();  // a dense layer
@@ -99,6 +105,7 @@ class WeightDeclarations {
   struct Declared {
     ggml_tensor* tensor;
     const TensorInfo* info;
+    bool on_host = false;  // although the others are on a device
   };
   const std::vector<Declared>& declared() const { return declared_; }
   struct Derived {
@@ -125,12 +132,16 @@ class WeightDeclarations {
 // Owns the dense weights' memory. Reserved at construction, filled by load().
 class DenseWeights {
  public:
-  static Result<DenseWeights> reserve(WeightDeclarations& declarations);
+  // device: where they go, but for those kept on the host; must outlive them. nullptr: all are the host's.
+  static Result<DenseWeights> reserve(WeightDeclarations& declarations, Device* device = nullptr);
   DenseWeights() = default;
   DenseWeights(DenseWeights&&) = default;
   DenseWeights& operator=(DenseWeights&&) = default;
 
-  uint64_t bytes() const { return buffer_.bytes(); }
+  uint64_t bytes() const { return buffer_.bytes(); }  // of the host's memory
+  uint64_t device_bytes() const { return memory_ ? memory_->bytes() : 0; }
+  uint64_t staging_bytes() const;  // of the host's memory, while loading to a device
+  Status allocate() { return memory_ ? memory_->allocate("dense weights") : Status(); }
 
   // Reads all tensors through the queue (nothing else may be in flight) and makes what is derived from them.
   // progress(done, total) in bytes.
@@ -141,8 +152,20 @@ class DenseWeights {
     void operator()(ggml_context* context) const { ggml_free(context); }
   };
   std::unique_ptr<ggml_context, ContextDeleter> context_;
+  Status load_to_device(const FileSet& files, ReadQueue& queue,
+                        const std::function<bool(uint64_t, uint64_t)>& progress);
+  Status derive_for_device(const WeightDeclarations::Derived& one, const FileSet& files, ReadQueue& queue);
+  FileExtent extent_on_device(const ggml_tensor* tensor) const;
+
   DeviceBuffer buffer_;
   std::vector<ExtentRead> reads_;  // neighbouring tensors together
+  Device* device_ = nullptr;
+  std::optional<DeviceArena> memory_;
+  struct OnDevice {
+    ggml_tensor* tensor;
+    FileExtent extent;
+  };
+  std::vector<OnDevice> on_device_;
   std::vector<WeightDeclarations::Derived> derived_;
 };
 

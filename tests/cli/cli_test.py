@@ -12,13 +12,14 @@ import unittest
 from support import Setup
 
 SUITES = ("messages", "prompts", "statistics", "interrupts", "budget", "damage", "inspect", "plan", "simulate",
-          "trace", "help", "sampling", "chat", "bench", "batch", "calibrate")
+          "trace", "help", "sampling", "chat", "bench", "batch", "calibrate", "device")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--binary", type=pathlib.Path, required=True, help="drafthorse")
     parser.add_argument("--widen", type=pathlib.Path, required=True, help="drafthorse-widen")
+    parser.add_argument("--device-server", type=pathlib.Path, default="device_server", help="for the device suite")
     parser.add_argument(
         "--models", type=pathlib.Path, required=True, help="where target.gguf and draft.gguf lie"
     )
@@ -31,6 +32,7 @@ def main():
     arguments, rest = parser.parse_known_args()
     Setup.binary = str(arguments.binary.resolve())
     Setup.widen = str(arguments.widen.resolve())
+    Setup.device_server = str(arguments.device_server.resolve())
     Setup.models = arguments.models.resolve()
     Setup.scratch = arguments.scratch.resolve()
     Setup.copies = arguments.copies

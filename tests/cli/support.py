@@ -17,6 +17,7 @@ class Setup:
 
     binary = ""
     widen = ""
+    device_server = ""
     models = pathlib.Path()
     scratch = pathlib.Path()
     copies = 200  # damaged models

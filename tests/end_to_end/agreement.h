@@ -100,12 +100,8 @@ inline Comparison compare(const Logits& ours, const Logits& theirs, const Tolera
 }
 
 // Opens `path` in both, compares on `tokens` and holds the error to `tolerance`.
-inline void expect_agreement(const std::string& what, const std::string& ours_path, const std::string& oracle_path,
+inline void expect_agreement(const std::string& what, const EngineOptions& options, const std::string& oracle_path,
                              const Tolerance& tolerance) {
-  EngineOptions options;
-  options.target_path = ours_path;
-  options.context = 512;
-  options.ram_bytes = uint64_t{4} << 30;
   Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
   ASSERT_TRUE(engine.ok()) << what << ": " << engine.status().message();
   Result<std::unique_ptr<Oracle>> oracle = Oracle::load(oracle_path);
@@ -133,6 +129,15 @@ inline void expect_agreement(const std::string& what, const std::string& ours_pa
   EXPECT_LE(result.excluded, tolerance.excluded * result.positions) << what;
   EXPECT_LE(result.near_ties, tolerance.near_ties * result.positions) << what;
   EXPECT_LE(result.relative_rms, tolerance.relative_rms) << what;
+}
+
+inline void expect_agreement(const std::string& what, const std::string& ours_path, const std::string& oracle_path,
+                             const Tolerance& tolerance) {
+  EngineOptions options;
+  options.target_path = ours_path;
+  options.context = 512;
+  options.ram_bytes = uint64_t{4} << 30;
+  expect_agreement(what, options, oracle_path, tolerance);
 }
 
 inline void expect_agreement(const std::string& what, const std::string& path, const Tolerance& tolerance) {

@@ -22,9 +22,9 @@ LAYERS = {
     "expert": {"base", "io", "ops", "predict"},
     "schedule": {"base", "io", "ops", "plan", "predict", "expert"},
     "simulate": {"base", "io", "ops", "plan", "predict", "expert", "schedule"},
-    "forward": {"base", "io", "backend", "ops", "model", "predict", "expert"},
+    "forward": {"base", "io", "backend", "ops", "model", "plan", "predict", "expert"},
     "profile": {"base", "io", "backend", "ops", "plan"},
-    "draft": {"base", "io", "backend", "ops", "model", "predict", "expert", "forward"},
+    "draft": {"base", "io", "backend", "ops", "model", "plan", "predict", "expert", "forward"},
     "engine": {"base", "io", "backend", "ops", "model", "plan", "predict", "expert", "schedule", "forward", "draft"},
 }
 MOST_LINES = 800

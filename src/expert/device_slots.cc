@@ -1,0 +1,131 @@
+#include "expert/device_slots.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/check.h"
+
+namespace drafthorse {
+
+DeviceSlots::DeviceSlots(const ExpertLayout& layout, std::span<const int> kind_of, std::span<const int> slots,
+                         std::unique_ptr<EvictionPolicy> policy)
+    : layout_(layout), policy_(std::move(policy)), kind_of_(kind_of.begin(), kind_of.end()) {
+  CHECK(policy_ != nullptr && kind_of_.size() == layout.n_layers());
+  std::vector<double> layers_of(slots.size());
+  for (const int kind : kind_of_) {
+    if (kind >= 0) ++layers_of[static_cast<size_t>(kind)];
+  }
+  for (const int count : slots) slots_.emplace_back(static_cast<size_t>(count));
+  held_by_layer_.resize(layout.n_layers());
+  for (size_t i = 0; i < layout.n_layers(); ++i) {
+    slot_of_.emplace_back(layout.layers[i].experts.size(), -1);
+    histories_.emplace_back(layout.layers[i].experts.size());
+    const int kind = kind_of_[i];
+    shares_.push_back(kind < 0 ? 0 : slots[static_cast<size_t>(kind)] / layers_of[static_cast<size_t>(kind)]);
+  }
+}
+
+int DeviceSlots::slots() const {
+  size_t count = 0;
+  for (const auto& kind : slots_) count += kind.size();
+  return static_cast<int>(count);
+}
+
+int DeviceSlots::held() const {
+  int count = 0;
+  for (const int of_layer : held_by_layer_) count += of_layer;
+  return count;
+}
+
+bool DeviceSlots::full(LayerId layer) const {
+  const std::vector<Slot>& slots = slots_[kind_of_[index(layer)]];
+  return std::all_of(slots.begin(), slots.end(), [](const Slot& slot) { return slot.held; });
+}
+
+EvictionContext DeviceSlots::context(LayerId incoming) const {
+  return {layer_, static_cast<int>(layout_.n_layers()), tokens_, forecast_, window_, incoming, held_by_layer_, shares_};
+}
+
+std::optional<int> DeviceSlots::find(ExpertKey key) const {
+  const int slot = slot_of_[index(key.layer)][index(key.expert)];
+  return slot < 0 ? std::nullopt : std::optional(slot);
+}
+
+int DeviceSlots::use(ExpertKey key) {
+  const std::optional<int> slot = find(key);
+  CHECK(slot.has_value());
+  slots_[kind_of_[index(key.layer)]][*slot].pinned = true;
+  histories_[index(key.layer)][index(key.expert)].last_touch = ++tick_;
+  return *slot;
+}
+
+std::optional<int> DeviceSlots::claim(ExpertKey key, bool only_if_worth_more) {
+  CHECK(!find(key));
+  std::vector<Slot>& slots = slots_[kind_of_[index(key.layer)]];
+  const EvictionContext now = context(key.layer);
+  int chosen = -1;
+  double least = std::numeric_limits<double>::infinity();
+  for (size_t i = 0; i < slots.size(); ++i) {
+    if (slots[i].pinned) continue;
+    if (!slots[i].held) {
+      chosen = static_cast<int>(i);
+      break;
+    }
+    const ExpertKey resident = slots[i].key;
+    const double worth = policy_->worth(resident, histories_[index(resident.layer)][index(resident.expert)], now);
+    if (worth < least) {
+      least = worth;
+      chosen = static_cast<int>(i);
+    }
+  }
+  if (chosen < 0) return std::nullopt;
+  Slot& slot = slots[chosen];
+  ExpertHistory& history = histories_[index(key.layer)][index(key.expert)];
+  if (slot.held) {
+    if (only_if_worth_more && policy_->worth(key, history, now) <= least) return std::nullopt;
+    slot_of_[index(slot.key.layer)][index(slot.key.expert)] = -1;
+    --held_by_layer_[index(slot.key.layer)];
+    ++evictions_;
+  }
+  slot = {true, true, key};
+  slot_of_[index(key.layer)][index(key.expert)] = chosen;
+  ++held_by_layer_[index(key.layer)];
+  history.last_touch = ++tick_;
+  return chosen;
+}
+
+void DeviceSlots::unpin_all() {
+  for (auto& kind : slots_) {
+    for (Slot& slot : kind) slot.pinned = false;
+  }
+}
+
+void DeviceSlots::record_uses(LayerId layer, std::span<const int32_t> used, int64_t count) {
+  auto& histories = histories_[index(layer)];
+  CHECK(used.size() == histories.size());
+  for (size_t e = 0; e < used.size(); ++e) {
+    if (used[e] > 0) drafthorse::record_uses(histories[e], tokens_, count, used[e]);
+  }
+}
+
+void DeviceSlots::check_invariants() const {
+  std::vector<int> held(held_by_layer_.size());
+  for (size_t kind = 0; kind < slots_.size(); ++kind) {
+    for (size_t i = 0; i < slots_[kind].size(); ++i) {
+      const Slot& slot = slots_[kind][i];
+      CHECK(slot.held || !slot.pinned);
+      if (!slot.held) continue;
+      CHECK(kind_of_[index(slot.key.layer)] == static_cast<int>(kind));
+      CHECK(slot_of_[index(slot.key.layer)][index(slot.key.expert)] == static_cast<int>(i));
+      ++held[index(slot.key.layer)];
+    }
+  }
+  CHECK(held == held_by_layer_);
+  for (size_t layer = 0; layer < slot_of_.size(); ++layer) {
+    int mapped = 0;
+    for (const int slot : slot_of_[layer]) mapped += slot >= 0 ? 1 : 0;
+    CHECK(mapped == held[layer]);
+  }
+}
+
+}  // namespace drafthorse

@@ -1,0 +1,27 @@
+// Stages on a device: every node is ggml's own.
+//
+// Attention looks at the cache's first `extent` rows, what a token must not see masked out, and goes through a plain
+// softmax: flash attention is not there in every build of every backend, and the CPU's accumulates in 16 bits.
+#pragma once
+
+#include "model/stage_builder.h"
+
+namespace drafthorse {
+
+class DeviceStageBuilder final : public StageBuilder {
+ public:
+  // mask: [extent, n] F16, what is added to the scores of n tokens.
+  DeviceStageBuilder(ggml_context* context, const ModelConfig& config, ggml_tensor* mask)
+      : StageBuilder(context, config), mask_(mask) {}
+
+  ggml_tensor* linear(ggml_tensor* w, ggml_tensor* x, ggml_tensor* bias = nullptr) override;
+  ggml_tensor* heads_linear(ggml_tensor* w, ggml_tensor* x) override;
+  ggml_tensor* cached_attention(ggml_tensor* q, ggml_tensor* k, ggml_tensor* v, const KvCache& cache, int32_t layer,
+                                ggml_tensor* positions, ggml_tensor* kv_rows) override;
+  ggml_tensor* gated_ffn(ggml_tensor* x, ggml_tensor* gate, ggml_tensor* up, ggml_tensor* down) override;
+
+ private:
+  ggml_tensor* mask_;
+};
+
+}  // namespace drafthorse

@@ -1,0 +1,447 @@
+// The engine on a device: ggml's RPC backend over the CPU, whose memory the host cannot touch, in a process of its own.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/host_memory.h"
+#include "end_to_end/agreement.h"
+#include "end_to_end/generation.h"
+#include "support/device_server_process.h"
+#include "support/family_cases.h"
+#include "support/temp_dir.h"
+
+namespace drafthorse {
+namespace {
+
+constexpr size_t kPrompts = 4;
+constexpr int64_t kTokens = 48;
+constexpr int kAllSlots = 1 << 20;
+
+const std::string kTarget = DRAFTHORSE_MODELS_DIR "/target.gguf";
+const std::string kDenseDraft = DRAFTHORSE_MODELS_DIR "/draft.gguf";
+const std::string kQuantizedDraft = DRAFTHORSE_QUANTIZED_DRAFT;
+
+using Texts = std::vector<std::vector<int32_t>>;
+
+class OnDevice : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    if (server_ == nullptr) server_ = new DeviceServerProcess;
+  }
+
+  static EngineOptions options(const std::string& placement = "fixed") {
+    EngineOptions options;
+    options.target_path = kTarget;
+    options.context = 256;
+    options.ram_bytes = uint64_t{1} << 30;
+    options.threads = 1;
+    options.drafter = "none";
+    options.device.servers = {server_->endpoint()};
+    options.device.name = server_->device();
+    options.device.placement = placement;
+    return options;
+  }
+  static EngineOptions drafting(const std::string& drafter, int depth, const std::string& placement = "fixed") {
+    EngineOptions result = options(placement);
+    result.drafter = drafter;
+    if (drafter == "model" || drafter == "auto") result.draft_path = kDenseDraft;
+    if (drafter == "shared-kv") result.draft_path = kQuantizedDraft;
+    if (depth >= 0) result.draft_depth = depth;
+    return result;
+  }
+
+  static Texts texts_of(const EngineOptions& options) {
+    Texts texts;
+    Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
+    EXPECT_TRUE(engine.ok()) << engine.status().message();
+    if (!engine.ok()) return texts;
+    for (const std::string& prompt : read_prompts(kPrompts)) {
+      Generated result = generate(**engine, (*engine)->tokenizer().tokenize(prompt), kTokens);
+      EXPECT_TRUE(result.status.ok()) << result.status.message();
+      texts.push_back(std::move(result.tokens));
+      if (const LoadedModel& target = (*engine)->target(); target.cache != nullptr) {
+        target.cache->check_invariants();
+        if (target.device_experts != nullptr) target.device_experts->slots().check_invariants();
+      }
+    }
+    return texts;
+  }
+
+  static const Texts& reference() {
+    static const Texts texts = texts_of(options());
+    return texts;
+  }
+  static void expect_same(const EngineOptions& options, const std::string& what) {
+    const Texts texts = texts_of(options);
+    ASSERT_EQ(texts.size(), kPrompts) << what;
+    for (size_t i = 0; i < texts.size(); ++i) ASSERT_EQ(texts[i], reference()[i]) << what << ", prompt " << i;
+  }
+
+  // How many texts differ, each at a token where the two engines' logits leave no margin beyond what they differ by.
+  static int divergences(const EngineOptions& a, const EngineOptions& b) {
+    const Texts of_a = texts_of(a);
+    const Texts of_b = texts_of(b);
+    EXPECT_EQ(of_a.size(), of_b.size());
+    const std::vector<std::string> prompts = read_prompts(kPrompts);
+    int count = 0;
+    for (size_t i = 0; i < std::min(of_a.size(), of_b.size()); ++i) {
+      if (of_a[i] == of_b[i]) continue;
+      ++count;
+      const auto differs = std::mismatch(of_a[i].begin(), of_a[i].end(), of_b[i].begin(), of_b[i].end());
+      const auto at = differs.first - of_a[i].begin();
+      EXPECT_TRUE(differs.first != of_a[i].end() && differs.second != of_b[i].end()) << "prompt " << i;
+      if (differs.first == of_a[i].end() || differs.second == of_b[i].end()) continue;
+      std::vector<float> logits[2];
+      for (int side = 0; side < 2; ++side) {
+        Result<std::unique_ptr<Engine>> engine = Engine::open(side == 0 ? a : b, {});
+        EXPECT_TRUE(engine.ok());
+        std::vector<int32_t> tokens = (*engine)->tokenizer().tokenize(prompts[i]);
+        tokens.insert(tokens.end(), of_a[i].begin(), of_a[i].begin() + at);
+        logits[side] = our_logits(**engine, tokens).back();
+      }
+      double error = 0;
+      for (size_t v = 0; v < logits[0].size(); ++v) error += std::pow(double{logits[0][v]} - double{logits[1][v]}, 2);
+      error = std::sqrt(error / static_cast<double>(logits[0].size()));
+      const double margin = std::abs(double{logits[0][*differs.first]} - double{logits[0][*differs.second]});
+      EXPECT_LE(margin, 5.5 * error) << "prompt " << i << ", token " << at;
+    }
+    return count;
+  }
+
+  static DeviceServerProcess* server_;  // until the process ends: ggml keeps the connection
+};
+
+DeviceServerProcess* OnDevice::server_ = nullptr;
+
+TEST_F(OnDevice, ReferenceIsRealText) {
+  ASSERT_EQ(reference().size(), kPrompts);
+  size_t tokens = 0;
+  for (const auto& text : reference()) tokens += text.size();
+  EXPECT_GE(tokens, kPrompts * kTokens * 3 / 4);
+}
+
+TEST_F(OnDevice, FixedPlacementGivesTheSameTextAtAnyDepth) {
+  for (const char* drafter : {"model", "shared-kv", "ngram", "auto"}) {
+    for (const int depth : {0, 1, 4, 8, 15, -1}) {
+      expect_same(drafting(drafter, depth), fmt::format("drafter {}, depth {}", drafter, depth));
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_F(OnDevice, FixedPlacementGivesTheSameTextWithAnySlots) {
+  for (const int device_slots : {1, 3, 7, 40, kAllSlots}) {
+    for (const int ram_slots : {2, 13, kAllSlots}) {
+      if (device_slots == 1 && ram_slots == 13) continue;
+      EngineOptions few = drafting("model", device_slots % 3 == 0 ? 0 : 4);
+      few.device_slots = device_slots;
+      few.expert_slots = ram_slots;
+      expect_same(few, fmt::format("{} slots on the device, {} in RAM", device_slots, ram_slots));
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_F(OnDevice, FixedPlacementGivesTheSameTextWithAnyEviction) {
+  for (const std::string& eviction : eviction_policy_names()) {
+    EngineOptions few = drafting("model", 4);
+    few.schedule.eviction = eviction;
+    few.device_slots = 9;
+    few.expert_slots = 20;
+    expect_same(few, eviction);
+  }
+}
+
+// Without the promise: what differs, differs at near ties.
+TEST_F(OnDevice, FastPlacementDivergesAtNearTiesAlone) {
+  int count = 0;
+  for (const int depth : {0, 4, 8}) {
+    for (const int slots : {3, kAllSlots}) {
+      EngineOptions fast = drafting("model", depth, "auto");
+      fast.device_slots = slots;
+      count += divergences(options(), fast);
+    }
+  }
+  std::cout << count << " of " << 6 * kPrompts << " texts diverge\n";
+}
+
+TEST_F(OnDevice, TheCpuDivergesAtNearTiesAlone) {
+  EngineOptions cpu = options();
+  cpu.device = {};
+  cpu.device.name = "cpu";
+  std::cout << divergences(options(), cpu) << " of " << kPrompts << " texts diverge\n";
+}
+
+// Whoever computes a missing expert, it is the same function.
+TEST_F(OnDevice, MissesAreComputedOnEitherSide) {
+  for (const double host_bytes_per_s : {1.0, 1e15}) {
+    EngineOptions few = options("auto");
+    few.device_slots = 5;
+    Result<std::unique_ptr<Engine>> engine = Engine::open(few, {});
+    ASSERT_TRUE(engine.ok()) << engine.status().message();
+    DeviceExperts& experts = *(*engine)->target().device_experts;
+    experts.set_costs({1e9, host_bytes_per_s, host_bytes_per_s});
+    const std::vector<int32_t> prompt = (*engine)->tokenizer().tokenize(read_prompts(1).front());
+    const Generated result = generate(**engine, prompt, kTokens);
+    ASSERT_TRUE(result.status.ok());
+    const DeviceLayerStats total = total_of(experts.stats());
+    if (host_bytes_per_s > 1e12) {
+      EXPECT_GT(total.on_host, 100);
+    } else {
+      EXPECT_EQ(total.on_host, 0);
+      EXPECT_GT(total.copied, 100);
+    }
+    // The text itself, as long as no near tie comes: at least its beginning.
+    ASSERT_GE(result.tokens.size(), 8U);
+    EXPECT_TRUE(std::equal(result.tokens.begin(), result.tokens.begin() + 8, reference()[0].begin()));
+  }
+}
+
+TEST_F(OnDevice, TheHostWaitsOncePerLayerWithExperts) {
+  for (const char* placement : {"fixed", "auto"}) {
+    Result<std::unique_ptr<Engine>> engine = Engine::open(drafting("ngram", 4, placement), {});
+    ASSERT_TRUE(engine.ok()) << engine.status().message();
+    LoadedModel& target = (*engine)->target();
+    const int moe_layers = target.model->layout().moe_layers();
+    const std::vector<int32_t> window = {1, 2, 3};
+    ASSERT_TRUE(target.pass->run(window, 3).ok());  // brings experts, which costs no wait either
+    const int64_t before = (*engine)->device()->waits();
+    ASSERT_TRUE(target.pass->run(window, 3).ok());
+    EXPECT_EQ((*engine)->device()->waits() - before, moe_layers + 1) << placement;  // and one for the logits
+    EXPECT_EQ(total_of(target.device_experts->stats()).extra_waits, 0);
+  }
+}
+
+// What the promise of fixed placement rests on: a token's logits have the same bits whatever window it is verified in,
+// with whatever slots. In the default they have not, or this test would show nothing.
+TEST_F(OnDevice, FixedPlacementGivesTheSameBitsInAnyWindow) {
+  const auto logits_in_windows = [](const EngineOptions& options, size_t window) {
+    Logits logits;
+    Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
+    EXPECT_TRUE(engine.ok()) << engine.status().message();
+    if (!engine.ok()) return logits;
+    const std::vector<int32_t> tokens = (*engine)->tokenizer().tokenize(read_prompts(1).front());
+    ForwardPass& pass = *(*engine)->target().pass;
+    for (size_t i = 0; i < tokens.size(); i += window) {
+      const size_t count = std::min(window, tokens.size() - i);
+      EXPECT_TRUE(pass.run(std::span(tokens).subspan(i, count), static_cast<int32_t>(count)).ok());
+      for (size_t t = 0; t < count; ++t) {
+        const std::span<const float> row = pass.logits(static_cast<int32_t>(t));
+        logits.emplace_back(row.begin(), row.end());
+      }
+    }
+    return logits;
+  };
+  const Logits alone = logits_in_windows(drafting("ngram", 15), 1);
+  for (const size_t window : {2, 5, 16}) {
+    EngineOptions few = drafting("ngram", 15);
+    few.device_slots = static_cast<int>(window);
+    few.expert_slots = 20;
+    EXPECT_TRUE(logits_in_windows(few, window) == alone) << window;
+  }
+  EXPECT_FALSE(logits_in_windows(drafting("ngram", 15, "auto"), 1) ==
+               logits_in_windows(drafting("ngram", 15, "auto"), 5));
+}
+
+// Reads that fail now and then are tried again; those that stay broken fail the pass, and what comes after works.
+TEST_F(OnDevice, FailingReadsAndInterruptionsLeaveItWorking) {
+  EngineOptions few = drafting("ngram", 4);
+  few.device_slots = 3;
+  few.expert_slots = 4;
+  int failed = 0;
+  for (const int64_t from : {0, 60, 150, 300}) {
+    EngineOptions broken = few;
+    broken.queue_factory = [from](const FileSet& files) -> Result<std::unique_ptr<ReadQueue>> {
+      ASSIGN_OR_RETURN(std::unique_ptr<ReadQueue> queue, make_uring_queue(files));
+      return make_fault_injecting_queue(std::move(queue), {.fail_at = from, .fail_count = 40});
+    };
+    Result<std::unique_ptr<Engine>> engine = Engine::open(broken, {});
+    if (!engine.ok()) {
+      ++failed;
+      continue;
+    }
+    const std::vector<int32_t> prompt = (*engine)->tokenizer().tokenize(read_prompts(1).front());
+    if (!generate(**engine, prompt, kTokens).status.ok()) ++failed;
+    const Generated again = generate(**engine, prompt, kTokens);
+    EXPECT_TRUE(again.status.ok()) << again.status.message();
+    EXPECT_EQ(again.tokens, reference()[0]);
+  }
+  EXPECT_GT(failed, 0);
+
+  Result<std::unique_ptr<Engine>> engine = Engine::open(few, {});
+  ASSERT_TRUE(engine.ok()) << engine.status().message();
+  Session session(**engine);
+  session.set_token_limit(kTokens);
+  ASSERT_TRUE(session.prefill((*engine)->tokenizer().tokenize(read_prompts(1).front())).ok());
+  std::vector<int32_t> tokens;
+  while (session.stop_reason() == StopReason::kNone) {
+    (*engine)->interrupt();
+    EXPECT_EQ(session.decode_step().status().kind(), StatusKind::kInterrupted);
+    (*engine)->clear_interrupt();
+    const Result<std::vector<int32_t>> step = session.decode_step();
+    ASSERT_TRUE(step.ok()) << step.status().message();
+    tokens.insert(tokens.end(), step->begin(), step->end());
+  }
+  EXPECT_EQ(tokens, reference()[0]);
+}
+
+TEST_F(OnDevice, LongPromptsAreLikeDecoding) {
+  EngineOptions with_context = options("auto");
+  with_context.context = 1024;
+  with_context.device_slots = 11;
+  Result<std::unique_ptr<Engine>> engine = Engine::open(with_context, {});
+  ASSERT_TRUE(engine.ok()) << engine.status().message();
+  std::string text;
+  for (const std::string& prompt : read_prompts(40)) text += prompt + "\n\n";
+  std::vector<int32_t> tokens = (*engine)->tokenizer().tokenize(text);
+  tokens.resize(700);  // more than one run
+  ForwardPass& pass = *(*engine)->target().pass;
+  ASSERT_TRUE(pass.run(tokens, 1).ok());
+  const Logits together = {{pass.logits(0).begin(), pass.logits(0).end()}};
+  const Logits alone = {our_logits(**engine, tokens).back()};
+  EXPECT_LT(relative_rms(together, alone), 2e-2);
+}
+
+TEST_F(OnDevice, BudgetsTooSmallAreRefusedNamingTheLeast) {
+  EngineOptions small = drafting("model", 4);
+  small.device.vram_bytes = kMiB;
+  const Status refused = Engine::open(small, {}).status();
+  EXPECT_EQ(refused.kind(), StatusKind::kMemory);
+  const size_t at = refused.message().find("--vram ");
+  ASSERT_NE(at, std::string::npos) << refused.message();
+  const uint64_t least = std::strtoull(refused.message().c_str() + at + 7, nullptr, 10) * kMiB;
+  small.device.vram_bytes = least;
+  expect_same(small, "the least budget");
+  small.device.vram_bytes = least - kMiB;
+  EXPECT_EQ(Engine::open(small, {}).status().kind(), StatusKind::kMemory);
+}
+
+TEST_F(OnDevice, LedgerHoldsWhatIsTaken) {
+  EngineOptions some = drafting("model", 4);
+  some.device.vram_bytes = 40 * kMiB;
+  Result<std::unique_ptr<Engine>> engine = Engine::open(some, {});
+  ASSERT_TRUE(engine.ok()) << engine.status().message();
+  EXPECT_LE((*engine)->device_ledger().total(), 40 * kMiB);
+  EXPECT_GT((*engine)->device_ledger().bytes("expert slots"), 0U);
+  EXPECT_GT((*engine)->device_ledger().bytes("draft dense weights"), 0U);
+}
+
+// The device has less memory than the budget says: for activations, or for slots.
+TEST_F(OnDevice, ExhaustedMemoryIsAMessage) {
+  static std::vector<DeviceServerProcess*> small;  // until the process ends, as above
+  for (const int mebibytes : {18, 28}) {
+    small.push_back(new DeviceServerProcess(mebibytes));
+    EngineOptions much = options();
+    much.context = 2048;
+    much.device.servers.push_back(small.back()->endpoint());
+    much.device.name = small.back()->device();
+    much.device.vram_bytes = uint64_t{1} << 30;
+    const Status refused = Engine::open(much, {}).status();
+    EXPECT_EQ(refused.kind(), StatusKind::kMemory) << mebibytes;
+    EXPECT_NE(refused.message().find("give a smaller --vram"), std::string::npos) << refused.message();
+  }
+  // The process goes on.
+  EXPECT_TRUE(Engine::open(options(), {}).ok());
+}
+
+TEST_F(OnDevice, WhatItDoesNotDoIsRefused) {
+  const auto message = [](const EngineOptions& options) {
+    const Status status = Engine::open(options, {}).status();
+    EXPECT_EQ(status.kind(), StatusKind::kUsage) << status.message();
+    return status.message();
+  };
+  EngineOptions wrong = options();
+  wrong.device.name = "CUDA7";
+  EXPECT_NE(message(wrong).find("choose from"), std::string::npos);
+  wrong = options();
+  wrong.device.servers = {"127.0.0.1:1"};
+  EXPECT_NE(message(wrong).find("no server answers"), std::string::npos);
+  wrong.device.servers = {"nonsense"};
+  EXPECT_NE(message(wrong).find("host:port"), std::string::npos);
+  wrong = options();
+  wrong.device.placement = "sideways";
+  EXPECT_NE(message(wrong).find("not a placement"), std::string::npos);
+  wrong = options();
+  wrong.kv_type = "q8_0";
+  EXPECT_NE(message(wrong).find("CPU"), std::string::npos);
+  wrong = options();
+  wrong.batch.emplace();
+  EXPECT_NE(message(wrong).find("CPU"), std::string::npos);
+  EXPECT_NE(message(drafting("resident", 4)).find("CPU"), std::string::npos);
+  EXPECT_NE(message(drafting("model", 16)).find("--draft-depth 15"), std::string::npos);
+}
+
+TEST_F(OnDevice, ManyRequestsLeakNothing) {
+  EngineOptions few = drafting("model", 4);
+  few.device_slots = 6;
+  Result<std::unique_ptr<Engine>> engine = Engine::open(few, {});
+  ASSERT_TRUE(engine.ok()) << engine.status().message();
+  const std::vector<int32_t> prompt = (*engine)->tokenizer().tokenize("Once");
+  const auto serve = [&](int requests) {
+    for (int i = 0; i < requests; ++i) ASSERT_TRUE(generate(**engine, prompt, 3).status.ok());
+  };
+  serve(100);
+  const uint64_t before = resident_bytes();
+  serve(1000);
+  EXPECT_LT(resident_bytes(), before + kMiB);
+}
+
+// Every family against libllama, on the device.
+class FamilyOnDevice : public OnDevice, public testing::WithParamInterface<FamilyCase> {};
+
+TEST_P(FamilyOnDevice, AgreesWithTheOracle) {
+  const TempDir folder;
+  struct TypeCase {
+    const char* name;
+    ggml_type type;
+    Tolerance tolerance;
+  };
+  constexpr double kMargin = 5.5;
+  for (const TypeCase& one :
+       {TypeCase{"F32", GGML_TYPE_F32, {kFloat.relative_rms, kFloat.excluded, 0.04, kMargin}},
+        TypeCase{"Q4_K", GGML_TYPE_Q4_K, {kQuantized.relative_rms, kQuantized.excluded, 0, kMargin}}}) {
+    TinyModelOptions tiny = GetParam().options;
+    tiny.type = one.type;
+    const Result<std::string> path = write_tiny_model(folder.file("model.gguf"), tiny);
+    ASSERT_TRUE(path.ok()) << path.status().message();
+    EngineOptions engine = options("auto");
+    engine.target_path = *path;
+    engine.context = 512;
+    engine.device_slots = 6;
+    expect_agreement(fmt::format("{} {}", GetParam().name, one.name), engine, *path, one.tolerance);
+  }
+}
+
+// And in fixed mode the same text at any depth, with few slots.
+TEST_P(FamilyOnDevice, FixedTextIsTheSame) {
+  const TempDir folder;
+  TinyModelOptions tiny = GetParam().options;
+  tiny.type = GGML_TYPE_Q8_0;
+  const Result<std::string> path = write_tiny_model(folder.file("model.gguf"), tiny);
+  ASSERT_TRUE(path.ok()) << path.status().message();
+  std::vector<std::vector<int32_t>> texts;
+  for (const int depth : {0, 3, 8}) {
+    EngineOptions engine = drafting("ngram", depth);
+    engine.target_path = *path;
+    if (depth > 0) engine.device_slots = depth;
+    Result<std::unique_ptr<Engine>> opened = Engine::open(engine, {});
+    ASSERT_TRUE(opened.ok()) << opened.status().message();
+    const Generated result = generate(**opened, (*opened)->tokenizer().tokenize(read_prompts(1).front()), 48);
+    ASSERT_TRUE(result.status.ok()) << result.status.message();
+    texts.push_back(result.tokens);
+    EXPECT_EQ(texts.back(), texts.front()) << "depth " << depth;
+  }
+}
+
+std::vector<FamilyCase> agreeing_cases() {
+  std::vector<FamilyCase> all = family_cases();
+  std::erase_if(all, [](const FamilyCase& one) { return !one.libllama_agrees; });
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, FamilyOnDevice, testing::ValuesIn(agreeing_cases()), family_case_name);
+
+}  // namespace
+}  // namespace drafthorse
