@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "base/host_memory.h"
+#include "batch_choice.h"
 #include "batch_input.h"
 #include "batch_job.h"
 #include "batch_prompts.h"
@@ -150,6 +151,7 @@ class BatchRun {
       options_.batch->requests = size.requests;
       // Memory for a sampler is set aside once.
       if (size.sampling && size.sampling->grammar.empty()) options_.sampling = *size.sampling;
+      choose({size.typical_prompt_tokens, size.typical_tokens - size.typical_prompt_tokens, size.requests});
     }
     trim_heap();
     Result<std::unique_ptr<Engine>> opened =
@@ -160,6 +162,17 @@ class BatchRun {
     for (const std::string& notice : engine_->notices()) console_.line("note: " + notice);
     load_s_ = seconds_since_start();
     return {};
+  }
+
+  // What nobody asked for otherwise, as planned for this machine.
+  void choose(const drafthorse::BatchJob& job) {
+    const std::optional<BatchChoice> choice = choose_batch(options_, job);
+    if (!choice) return;
+    if (!choice->with_draft) options_.draft_path.clear();
+    if (options_.batch->sequences == 0) {
+      options_.batch->sequences = static_cast<int32_t>(std::min<int64_t>(choice->sequences, kMostSequences));
+    }
+    if (!choice->why.empty()) console_.line("note: " + choice->why);
   }
 
   // With a notice, once, where it is not the model's own.
@@ -281,7 +294,7 @@ Ctrl-C, a crash or a loss of power lose what was being generated, nothing else: 
   path("--out", flags.out, "where results go, a JSON object a line; - is standard output");
   batch->add_flag("--resume", flags.resume, "keep the results that --out holds, and go on with the other requests");
   batch->add_flag("--retry-errors", flags.retry_errors, "as --resume, but requests that failed are tried again");
-  batch->add_option("--sequences", flags.sequences, "requests worked on at once, at most; default: by memory")
+  batch->add_option("--sequences", flags.sequences, "requests worked on at once, at most; default: as planned, or by memory")
       ->type_name("N")
       ->check(CLI::Range(1, kMostSequences));
   batch

@@ -20,7 +20,7 @@ struct BatchFlags {
   std::string out;
   bool resume = false;
   bool retry_errors = false;
-  int32_t sequences = 0;  // 0: as many as memory allows
+  int32_t sequences = 0;  // 0: as planned, or as many as memory allows
   std::string regime = "auto";
   int64_t tokens = -1;
   SamplingFlags sampling;

@@ -3,19 +3,18 @@
 #include <algorithm>
 
 #include "engine/work.h"
+#include "simulate/typical_text.h"
 
 namespace drafthorse::cli {
 namespace {
 
-// Many texts at once use experts more evenly than one does: 32 of the demo's used nearly all of them.
-constexpr double kSkewOfMany = 1;
 constexpr double kChoice_s = 2e-5;  // of one token from its logits, greedily; sampler_bench
 
 double kv_bytes(const Model& model) {
   return static_cast<double>(KvCache::position_bytes(model.config(), model.kv().shape().type));
 }
 
-BatchMemory memory_of(const Engine& engine, const BatchJob& job) {
+BatchMemory memory_of(const Engine& engine, const drafthorse::BatchJob& job) {
   const Model& target = *engine.target().model;
   BatchMemory memory;
   memory.budget_bytes = engine.ram_budget_bytes();
@@ -29,9 +28,21 @@ BatchMemory memory_of(const Engine& engine, const BatchJob& job) {
   return memory;
 }
 
+bool same_shape(const ModelConfig& a, const ModelConfig& b) {
+  return a.n_layer == b.n_layer && a.n_embd == b.n_embd && a.n_expert == b.n_expert && a.n_ff == b.n_ff &&
+         a.n_ff_expert == b.n_ff_expert;
+}
+
 }  // namespace
 
-Result<BatchPlanInput> plan_input(const Engine& engine, const MachineProfile& profile, const BatchJob& job) {
+double assumed_acceptance(const Engine& engine) {
+  CHECK(engine.draft().model != nullptr);
+  const bool itself = same_shape(engine.target().model->config(), engine.draft().model->config());
+  return itself ? kSameModelAcceptance : kOtherModelAcceptance;
+}
+
+Result<BatchPlanInput> plan_input(const Engine& engine, const MachineProfile& profile,
+                                  const drafthorse::BatchJob& job) {
   const Model& target = *engine.target().model;
   BatchPlanInput input;
   ASSIGN_OR_RETURN(input.target, model_cost(profile, model_work(engine.target_index(), target),

@@ -75,6 +75,7 @@ JobSize measure_job(const BatchInput& input, const ResultsFile& results, const R
   JobSize size;
   size.requests = static_cast<int64_t>(pending.size());
   int64_t tokens = 0;
+  int64_t prompts = 0;
   int64_t sampled = 0;
   const size_t count = std::min(pending.size(), kSampled);
   for (size_t i = 0; i < count; ++i) {  // spread evenly
@@ -85,11 +86,15 @@ JobSize measure_job(const BatchInput& input, const ResultsFile& results, const R
     if (!verdict.ok()) continue;
     const auto prompt = static_cast<int64_t>(request.prompt.size());
     const int64_t room = context - prompt;
+    prompts += prompt;
     tokens += prompt + (request.token_limit >= 0 ? std::min(request.token_limit, room) : room);
     ++sampled;
     if (!size.sampling) size.sampling = request.sampling;
   }
-  if (sampled > 0) size.typical_tokens = static_cast<int32_t>((tokens + sampled - 1) / sampled);
+  if (sampled > 0) {
+    size.typical_tokens = static_cast<int32_t>((tokens + sampled - 1) / sampled);
+    size.typical_prompt_tokens = static_cast<int32_t>(prompts / sampled);
+  }
   return size;
 }
 

@@ -21,6 +21,7 @@ RequestMaker request_maker(const Engine& engine, ChatTemplate chat_template, std
 struct JobSize {
   int64_t requests = 0;                     // that are valid
   int32_t typical_tokens = 0;               // of one, prompt and all that it may generate, from a sample
+  int32_t typical_prompt_tokens = 0;        // of these
   std::optional<SamplingOptions> sampling;  // of the sample's first, as most are likely to sample
 };
 JobSize measure_job(const BatchInput& input, const ResultsFile& results, const RequestMaker& maker, int32_t context);

@@ -26,7 +26,7 @@ namespace {
 constexpr const char* kFooter = R"(
 First steps:
   drafthorse inspect model.gguf                     what the file holds, and the least memory it runs in
-  drafthorse profile                                measure this machine, once (half a minute)
+  drafthorse profile model.gguf                     measure this machine, once (half a minute)
   drafthorse plan -m model.gguf --ram 12G           memory and speed to expect
   drafthorse run -m model.gguf --ram 12G -p "Hello" generate
 

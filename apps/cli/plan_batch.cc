@@ -33,11 +33,6 @@ struct BatchAdvice {
   std::vector<std::string> notes;
 };
 
-bool same_shape(const ModelConfig& a, const ModelConfig& b) {
-  return a.n_layer == b.n_layer && a.n_embd == b.n_embd && a.n_expert == b.n_expert && a.n_ff == b.n_ff &&
-         a.n_ff_expert == b.n_ff_expert;
-}
-
 Status choose_acceptance(const PlanFlags& flags, const Engine& engine, BatchAdvice& advice) {
   if (flags.acceptance >= 0) {
     advice.acceptance = flags.acceptance;
@@ -57,9 +52,9 @@ Status choose_acceptance(const PlanFlags& flags, const Engine& engine, BatchAdvi
       return {};
     }
   }
-  const bool itself = same_shape(engine.target().model->config(), engine.draft().model->config());
-  advice.acceptance = itself ? kSameModelAcceptance : kOtherModelAcceptance;
-  advice.acceptance_from = itself ? "assumed for the same model at fewer bits" : "assumed for another model";
+  advice.acceptance = assumed_acceptance(engine);
+  advice.acceptance_from = advice.acceptance == kSameModelAcceptance ? "assumed for the same model at fewer bits"
+                                                                     : "assumed for another model";
   return {};
 }
 

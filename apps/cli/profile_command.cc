@@ -124,8 +124,8 @@ CLI::App* add_profile_command(CLI::App& app, ProfileFlags& flags) {
   CLI::App* profile = app.add_subcommand("profile", "Measure disk, memory and kernels of this machine, once, for plan");
   profile
       ->add_option("FILE", flags.file,
-                   "a large file on the disk that holds your models; default: a scratch file of 1 GiB in the cache "
-                   "folder, removed afterwards")
+                   "a large file to read, best the model's own; default: a scratch file of 1 GiB in the cache folder, "
+                   "removed afterwards (a file just written may be read faster than others)")
       ->type_name("")
       ->check(check_not_empty);
   profile->add_option("--threads", flags.threads, "threads to compute with; default: one per core")

@@ -14,10 +14,12 @@ namespace {
 
 // Bytes per second, until iterations have shown how fast experts are read.
 constexpr double kAssumedReadRate = 2e9;
+constexpr double kItselfAcceptance = 0.95;
 
 ModelCost cost_of(const GgufIndex& index, const Model& model) {
   const uint64_t kv = KvCache::position_bytes(model.config(), model.kv().shape().type);
-  return assumed_model_cost(model_work(index, model), {.kv_bytes_per_key = static_cast<double>(kv)});
+  return assumed_model_cost(model_work(index, model),
+                            {.skew = kSkewOfMany, .kv_bytes_per_key = static_cast<double>(kv)});
 }
 
 double residents_per_layer(const LoadedModel& model) {
@@ -100,6 +102,9 @@ Batch::Batch(Engine& engine) : engine_(engine), parts_(std::make_unique<Parts>(e
     options.max_depth = kMostBatchDepth;
     if (engine.draft_pass() != nullptr) {
       options.draft = cost_of(engine.draft_index(), engine.draft_pass()->model());
+      // The same model at fewer bits agrees with itself. Told nothing, the policy would never draft so deep that it
+      // pays, and so never learn it.
+      if (engine.draft_pass()->model().shares_kv()) options.acceptance = kItselfAcceptance;
     }
     parts.depth_policy.emplace(std::move(options));
   }

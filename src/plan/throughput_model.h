@@ -22,6 +22,7 @@ struct ModelWork;
 //     min(1, c exp(-skew (i + 1/2) / E)),     c such that they add up to the experts used per token.
 // Measured on the demo pair. Over many texts at once use is evener, but then every expert is used anyway.
 inline constexpr double kExpertSkew = 3.8;
+inline constexpr double kSkewOfMany = 1;  // of a dozen texts or more
 std::vector<double> expert_shares(int experts, int used, double skew);
 
 struct LayerCost {
