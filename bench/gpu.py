@@ -10,7 +10,7 @@ Prints a table for each model and writes a line per run to --out. Columns:
   ms/token     median over the runs; "exposed" is what it is above the same contender with all experts on the device
   there, copied, on CPU   of the experts needed while decoding
   link         bytes copied per second of decoding, of what the link gave when it was measured at loading
-  waits        times the host waited for the device, per layer with experts and verification
+  tok/pass     tokens per verification
 Texts of fixed placement must be the same whatever else differs; it fails if they are not.
 """
 

@@ -570,7 +570,14 @@ Status Engine::load(const LoadProgress& progress) {
   RETURN_IF_ERROR(create_cache(target_, plan_.slots));
   RETURN_IF_ERROR(create_device_experts(target_, options_.schedule.eviction,
                                         fixed_placement() ? Placement::kFixed : Placement::kAuto));
-  if (target_.device_experts != nullptr && !fixed_placement()) RETURN_IF_ERROR(target_.device_experts->measure());
+  if (target_.device_experts != nullptr) {
+    // Empty slots would stay empty where the CPU computes sooner than the link copies.
+    const auto part = part_of(progress, "loading experts to the device");
+    RETURN_IF_ERROR(target_.device_experts->fill(
+        [&](int done, int total) { return part(static_cast<uint64_t>(done), static_cast<uint64_t>(total)); }));
+    if (!fixed_placement()) RETURN_IF_ERROR(target_.device_experts->measure());
+    target_.cache->reset_stats();
+  }
   if (target_.cache != nullptr) target_.cache->set_trace(options_.trace);
   if (target_.device_experts != nullptr) target_.device_experts->set_trace(options_.trace);
   target_.pass->set_trace(options_.trace);

@@ -216,13 +216,14 @@ void DeviceExperts::add(const LayerRouting& routing) {
   stages_.add_experts(rows, weights);
 }
 
+// Every layer's first experts before any layer's second: nothing is known yet of which will be used.
 Status DeviceExperts::fill(const std::function<bool(int, int)>& progress) {
   settle();
   const ExpertLayout& layout = model_.layout();
-  for (int32_t l = 0; l < static_cast<int32_t>(layout.n_layers()); ++l) {
-    for (int32_t e = 0; e < layout.n_experts(LayerId{l}); ++e) {
+  for (int32_t e = 0; e < model_.config().n_expert; ++e) {
+    for (int32_t l = 0; l < static_cast<int32_t>(layout.n_layers()); ++l) {
       const ExpertKey key{LayerId{l}, ExpertId{e}};
-      if (slots_.find(key) || slots_.full(key.layer)) continue;
+      if (!model_.is_moe_layer(key.layer) || slots_.find(key) || slots_.full(key.layer)) continue;
       host_.demand(key.layer, {&key.expert, 1});
       const Status status = host_.wait_for(key.expert);
       if (!status.ok()) {

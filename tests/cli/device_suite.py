@@ -74,7 +74,7 @@ class OnDevice(unittest.TestCase):
     def test_fixed_placement_at_any_depth_and_budget(self):
         text = self.succeed_there("--drafter", "none", "--placement", "fixed").out
         for flags in (("--drafter", "ngram", "--draft-depth", "4"), ("-d", Setup.draft(), "--draft-depth", "8"),
-                      ("-d", Setup.draft(), "--vram", "30M"), ("--vram", "25M")):
+                      ("-d", Setup.draft(), "--vram", "14M"), ("--vram", "8M")):
             self.assertEqual(self.succeed_there("--placement", "fixed", *flags).out, text, flags)
 
     def test_auto_takes_it(self):
@@ -86,14 +86,14 @@ class OnDevice(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "stats.json"
             explained = pathlib.Path(folder) / "why.txt"
-            done = self.succeed_there("--drafter", "none", "--vram", "25M", "--stats", "--stats-file", file, "--explain",
+            done = self.succeed_there("--drafter", "none", "--vram", "8M", "--stats", "--stats-file", file, "--explain",
                                       explained)
             device = json.loads(file.read_text())["device"]
             self.assertRegex(explained.read_text(), r"(?m)^ *[\d.]+ (copy|here) +layer \d+ expert \d+: copying takes")
         self.assertIn("memory of RPC0", done.err)
         self.assertRegex(done.err, r"a missing expert of .* is copied in [\d.]+ ms")
         self.assertEqual(device["name"], "RPC0")
-        self.assertLessEqual(sum(part["bytes"] for part in device["memory"]), 25 << 20)
+        self.assertLessEqual(sum(part["bytes"] for part in device["memory"]), 8 << 20)
         self.assertGreater(device["link_bytes_per_s"], 0)
         layers = device["decode_layers"]
         self.assertEqual(len(layers), 4)

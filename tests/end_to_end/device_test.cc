@@ -199,6 +199,23 @@ TEST_F(OnDevice, MissesAreComputedOnEitherSide) {
   }
 }
 
+// With room for all experts nothing is missing from the first token on.
+TEST_F(OnDevice, SlotsAreFullBeforeTheFirstToken) {
+  for (const int slots : {5, kAllSlots}) {
+    EngineOptions some = options("auto");
+    some.device_slots = slots;
+    Result<std::unique_ptr<Engine>> engine = Engine::open(some, {});
+    ASSERT_TRUE(engine.ok()) << engine.status().message();
+    DeviceExperts& experts = *(*engine)->target().device_experts;
+    EXPECT_EQ(experts.slots().held(), experts.slots().slots());
+    if (slots != kAllSlots) continue;
+    ASSERT_TRUE(generate(**engine, (*engine)->tokenizer().tokenize("Once"), 8).status.ok());
+    const DeviceLayerStats total = total_of(experts.stats());
+    EXPECT_GT(total.hits, 0);
+    EXPECT_EQ(total.copied + total.on_host, 0);
+  }
+}
+
 TEST_F(OnDevice, TheHostWaitsOncePerLayerWithExperts) {
   for (const char* placement : {"fixed", "auto"}) {
     Result<std::unique_ptr<Engine>> engine = Engine::open(drafting("ngram", 4, placement), {});
@@ -206,7 +223,7 @@ TEST_F(OnDevice, TheHostWaitsOncePerLayerWithExperts) {
     LoadedModel& target = (*engine)->target();
     const int moe_layers = target.model->layout().moe_layers();
     const std::vector<int32_t> window = {1, 2, 3};
-    ASSERT_TRUE(target.pass->run(window, 3).ok());  // brings experts, which costs no wait either
+    ASSERT_TRUE(target.pass->run(window, 3).ok());  // builds graphs, of which the device must hold none
     const int64_t before = (*engine)->device()->waits();
     ASSERT_TRUE(target.pass->run(window, 3).ok());
     EXPECT_EQ((*engine)->device()->waits() - before, moe_layers + 1) << placement;  // and one for the logits
@@ -263,8 +280,12 @@ TEST_F(OnDevice, FailingReadsAndInterruptionsLeaveItWorking) {
       continue;
     }
     const std::vector<int32_t> prompt = (*engine)->tokenizer().tokenize(read_prompts(1).front());
-    if (!generate(**engine, prompt, kTokens).status.ok()) ++failed;
-    const Generated again = generate(**engine, prompt, kTokens);
+    Generated again = generate(**engine, prompt, kTokens);
+    // Every failed pass uses up some of the failures.
+    for (int i = 0; i < 40 && !again.status.ok(); ++i) {
+      ++failed;
+      again = generate(**engine, prompt, kTokens);
+    }
     EXPECT_TRUE(again.status.ok()) << again.status.message();
     EXPECT_EQ(again.tokens, reference()[0]);
   }
@@ -278,8 +299,10 @@ TEST_F(OnDevice, FailingReadsAndInterruptionsLeaveItWorking) {
   std::vector<int32_t> tokens;
   while (session.stop_reason() == StopReason::kNone) {
     (*engine)->interrupt();
-    EXPECT_EQ(session.decode_step().status().kind(), StatusKind::kInterrupted);
+    const StatusKind interrupted = session.decode_step().status().kind();
     (*engine)->clear_interrupt();
+    if (session.stop_reason() != StopReason::kNone) break;  // there was nothing left to interrupt
+    EXPECT_EQ(interrupted, StatusKind::kInterrupted);
     const Result<std::vector<int32_t>> step = session.decode_step();
     ASSERT_TRUE(step.ok()) << step.status().message();
     tokens.insert(tokens.end(), step->begin(), step->end());
