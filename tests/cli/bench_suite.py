@@ -311,9 +311,10 @@ class Batches(BenchTestCase):
             parts = ("draft_s", "attention_s", "experts_s", "stall_s", "head_s")
             self.assertLessEqual(max(decoding[part] for part in parts), decoding["s"])
             self.assertGreater(predicted["s"], 0)
-            self.assertEqual(decoding["depth"] > 0, run["contender"] == "depth auto")
-            self.assertEqual(predicted["draft_s"] > 0, run["contender"] == "depth auto")
-            self.assertEqual(run["acceptance"] > 0, run["contender"] == "depth auto")
+            # What is chosen may be not to draft.
+            if run["contender"] != "depth auto":
+                self.assertEqual((decoding["depth"], run["acceptance"]), (0, 0))
+            self.assertEqual(predicted["draft_s"] > 0, decoding["draft_s"] > 0)
             for key in ("machine", "version", "bench", "command"):
                 self.assertTrue(run[key], key)
         # One text for a request, whoever writes it and however many there are.
