@@ -27,18 +27,11 @@ constexpr int32_t kDraftPrefillTokens = 256;
 // Of a batch's pass: tokens at most, unless there are more sequences, and those whose logits are made at once.
 constexpr int32_t kMostBatchColumns = 4096;
 constexpr int32_t kBatchLogits = 32;
-// Left to the rest of the machine when the budget is not given.
-constexpr uint64_t kLeastMachineReserve = 512 * kMiB;
-// The same of a device's memory, which its driver and others take from.
+// Left of a device's memory when its budget is not given: its driver and others take from it.
 constexpr uint64_t kLeastDeviceReserve = 256 * kMiB;
 // On a device a run's scores are kept, [context, columns, heads]: no more of them than this.
 constexpr int32_t kDevicePrefillTokens = 512;
 constexpr int64_t kMostScoreBytes = int64_t{256} << 20;
-
-uint64_t default_budget() {
-  const uint64_t available = available_memory_bytes();
-  return available - std::min(available / 2, std::max(kLeastMachineReserve, available / 10));
-}
 
 constexpr BatchRegime kBatchRegimes[] = {
     {"auto", "circle", ReadAhead::kByUse},
@@ -374,142 +367,6 @@ Status Engine::open_queue(LoadedModel& loaded, const GgufIndex& index) {
   }
   loaded.queue = make_pread_queue(*loaded.files);
   return {};
-}
-
-Status Engine::plan() {
-  if (!options_.ram_bytes) options_.ram_bytes = default_budget();
-  trim_heap();
-  MemoryNeeds needs;
-  needs.fixed.add("process and vocabulary", resident_bytes() + kProcessReserve);
-  target_.model->account(needs.fixed, "");
-  if (draft_index_) {
-    draft_.model->account(needs.fixed, "draft ");
-    const ExpertLayout& layout = draft_.model->layout();
-    const uint64_t experts = ExpertCache::slot_bytes(layout) * static_cast<uint64_t>(draft_slots());
-    if (experts > 0) needs.fixed.add("draft experts", align_up(experts, kHugePage));
-  }
-  if (schedule_->fitted_bytes() > 0) needs.fixed.add("fitted routers", schedule_->fitted_bytes());
-  if (drafts_with("ngram") && !options_.batch) needs.fixed.add("n-gram index", NgramDrafter::bytes(*options_.context));
-  needs.fixed.add("sampling", sampler_bytes(options_.sampling, target_config_.n_vocab, draft_depth_limit()));
-  const ExpertLayout& layout = target_.model->layout();
-  needs.slot_bytes = ExpertCache::slot_bytes(layout);
-  needs.total_experts = layout.total_experts();
-  needs.least_slots = std::min(needs.total_experts, ExpertCache::kLeastSlots);
-  if (device_ != nullptr) RETURN_IF_ERROR(plan_device());
-  RETURN_IF_ERROR(plan_slots(needs));
-  if (options_.expert_slots) plan_.slots = std::clamp(*options_.expert_slots, needs.least_slots, needs.total_experts);
-  ledger_ = std::move(needs.fixed);
-  if (plan_.slots > 0) {
-    ledger_.add("expert slots", align_up(needs.slot_bytes * static_cast<uint64_t>(plan_.slots), kHugePage));
-  }
-  return {};
-}
-
-// Of the draft's experts in RAM: all, or on their way to the device.
-int Engine::draft_slots() const {
-  const int all = draft_.model->layout().total_experts();
-  return device_ != nullptr ? std::min(all, ExpertCache::kLeastSlots) : all;
-}
-
-// The device's memory: what is left buys slots, too.
-Status Engine::plan_device() {
-  target_.model->account_device(device_ledger_, "");
-  if (draft_.model != nullptr) {
-    draft_.model->account_device(device_ledger_, "draft ");
-    if (draft_config_.is_moe()) {
-      draft_.bank = std::make_unique<ExpertBank>(*device_, draft_.model->layout());
-      draft_.bank->set_slots(draft_.bank->slots_for(draft_.bank->all_bytes()));
-      device_ledger_.add("draft experts", draft_.bank->bytes());
-    }
-  }
-  uint64_t least = 0;
-  if (target_config_.is_moe()) {
-    target_.bank = std::make_unique<ExpertBank>(*device_, target_.model->layout());
-    for (int kind = 0; kind < target_.bank->kinds(); ++kind) {
-      least += target_.bank->slot_bytes(kind) + 3 * device_->alignment();
-    }
-  }
-  ASSIGN_OR_RETURN(const uint64_t left,
-                   plan_device_memory(device_->info().name, device_ledger_, least, vram_budget_bytes()));
-  if (target_.bank == nullptr) return {};
-  // Each of a kind's three tensors is aligned.
-  std::vector<int> slots =
-      target_.bank->slots_for(left - 3 * device_->alignment() * static_cast<uint64_t>(target_.bank->kinds()));
-  if (options_.device_slots) {
-    for (int& of_kind : slots) of_kind = std::clamp(*options_.device_slots, 1, of_kind);
-  }
-  target_.bank->set_slots(slots);
-  device_ledger_.add("expert slots", target_.bank->bytes());
-  return {};
-}
-
-// What is left buys slots. Calibration goes first: a prompt needs few slots, and with all of the draft's layers at a
-// time the texts are read once.
-Status Engine::plan_calibration(MemoryNeeds& needs) {
-  const MemoryLedger others = needs.fixed;
-  for (int layers = draft_config_.n_layer;; layers = (layers + 1) / 2) {
-    needs.fixed = others;
-    needs.fixed.add("calibration",
-                    calibration_bytes(target_config_, draft_config_, *options_.calibration_positions, layers));
-    const Result<MemoryPlan> plan = plan_memory(needs, *options_.ram_bytes);
-    if (!plan.ok() && layers > 1) continue;
-    if (!plan.ok()) return plan.status();
-    plan_ = *plan;
-    calibration_layers_ = layers;
-    return {};
-  }
-}
-
-// What is left for slots, in a batch beside its sequences.
-Status Engine::plan_slots(MemoryNeeds& needs) {
-  if (options_.calibration_positions) return plan_calibration(needs);
-  if (!options_.batch) {
-    ASSIGN_OR_RETURN(plan_, plan_memory(needs, *options_.ram_bytes));
-    return {};
-  }
-  MemoryNeeds least = needs;
-  const uint64_t longest = sequence_bytes(*options_.context);
-  least.fixed.add("keys and values of one text", longest);
-  ASSIGN_OR_RETURN(plan_, plan_memory(least, *options_.ram_bytes));
-  const BatchOptions& batch = *options_.batch;
-  const int32_t typical = batch.typical_tokens > 0 ? batch.typical_tokens : *options_.context / 2;
-  const int32_t tokens = std::min(typical, *options_.context);
-  const BatchMemory memory = {.budget_bytes = *options_.ram_bytes,
-                              .fixed_bytes = needs.fixed.total(),
-                              .slot_bytes = needs.slot_bytes,
-                              .total_experts = needs.total_experts,
-                              .least_slots = std::max(stream_slots(target_.model->layout()), needs.least_slots),
-                              .sequence_bytes = sequence_bytes(tokens)};
-  const int64_t fit = std::min<int64_t>(sequences_that_fit(memory, {.prompt_tokens = tokens}, 1),
-                                        target_.model->kv().shape().sequences);
-  const uint64_t most = *options_.ram_bytes - needs.fixed.total() -
-                        align_up(needs.slot_bytes * static_cast<uint64_t>(needs.least_slots), kHugePage);
-  batch_bytes_ = std::min(most, std::max(longest, static_cast<uint64_t>(fit) * memory.sequence_bytes));
-  if (needs.slot_bytes > 0) {
-    const uint64_t left = align_down(*options_.ram_bytes - needs.fixed.total() - batch_bytes_, kHugePage);
-    plan_.slots =
-        static_cast<int>(std::min<uint64_t>(left / needs.slot_bytes, static_cast<uint64_t>(needs.total_experts)));
-  }
-  plan_.everything_resident = plan_.slots == needs.total_experts;
-  // What experts do not need texts may.
-  if (plan_.everything_resident) {
-    const uint64_t all = align_up(needs.slot_bytes * static_cast<uint64_t>(needs.total_experts), kHugePage);
-    const uint64_t every_text = longest * static_cast<uint64_t>(target_.model->kv().shape().sequences);
-    batch_bytes_ = std::min(*options_.ram_bytes - needs.fixed.total() - all, std::max(batch_bytes_, every_text));
-  }
-  needs.fixed.add("keys and values of texts", batch_bytes_);
-  return {};
-}
-
-uint64_t Engine::sequence_bytes(int64_t tokens) const {
-  const auto of = [tokens](const Model& model) {
-    return static_cast<uint64_t>(tokens) * KvCache::position_bytes(model.config(), model.kv().shape().type) +
-           KvCache::sequence_overhead_bytes(model.config());
-  };
-  uint64_t bytes = of(*target_.model);
-  if (draft_.model != nullptr && !draft_.model->shares_kv()) bytes += of(*draft_.model);
-  if (drafts_with("ngram")) bytes += NgramBatchDrafter::sequence_bytes(*options_.context);
-  return bytes;
 }
 
 Status Engine::create_cache(LoadedModel& loaded, int slots) {
