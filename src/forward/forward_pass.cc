@@ -166,20 +166,23 @@ Status ForwardPass::run_layers(int32_t count, const std::function<void(double)>&
     if (observer() != nullptr && window) observer()->staged(layer, count);
     if (model_.is_moe_layer(layer)) {
       route(layer, count);
-      // A batch that reads ahead claims slots one by one: a demand for all of a layer's at once would take those of
-      // experts that the next iteration uses again.
-      const bool all_there = std::all_of(union_.begin(), union_.end(), [&](ExpertId expert) {
-        return cache_->resident({layer, expert});
-      });
-      const bool streams = is_batch_ && read_ahead_ != ReadAhead::kNever && !all_there;
-      RETURN_IF_ERROR(device_experts_ != nullptr ? experts_on_device(layer, count)
-                      : window && !streams       ? experts_by_arrival(layer, count)
-                                                 : experts_in_order(layer, count));
+      RETURN_IF_ERROR(experts(layer, count));
     }
     if (trace_ != nullptr) trace_->span(Span::kLayer, i, layer_start, clock_.now_ns());
     if (!window && progress) progress(static_cast<double>(i + 1) / n_layer);
   }
   return {};
+}
+
+Status ForwardPass::experts(LayerId layer, int32_t count) {
+  if (device_experts_ != nullptr) return experts_on_device(layer, count);
+  if (count > model_.workspace().shape().max_window) return experts_in_order(layer, count);
+  // A batch that reads ahead claims slots one by one: a demand for all of a layer's at once would take those of experts
+  // that the next iteration uses again.
+  const bool reads_ahead = is_batch_ && read_ahead_ != ReadAhead::kNever;
+  const auto absent = [&](ExpertId expert) { return !cache_->resident({layer, expert}); };
+  const bool streams = reads_ahead && std::any_of(union_.begin(), union_.end(), absent);
+  return streams ? experts_in_order(layer, count) : experts_by_arrival(layer, count);
 }
 
 // A layer up to its router.

@@ -112,6 +112,8 @@ class ForwardPass {
   void look_after_reads();
   void route(LayerId layer, int32_t count);
   void note_prefixes(LayerId layer, int32_t count);
+  // Those routed to, the way that suits so many tokens.
+  Status experts(LayerId layer, int32_t count);
   Status experts_by_arrival(LayerId layer, int32_t count);
   Status experts_in_order(LayerId layer, int32_t count);
   Status experts_on_device(LayerId layer, int32_t count);

@@ -61,10 +61,14 @@ class Planning(CliTestCase):
             ran = json.loads(stats.read_text())
             tags = [entry["tag"] for entry in plan["memory"]]
             self.assertEqual(tags, [entry["tag"] for entry in ran["memory"]])
+            # What the process itself takes differs a little from one to the next, and slots get what it leaves.
+            slack = 2 << 20
             for ours, theirs in zip(plan["memory"], ran["memory"]):
-                slack = 2 << 20 if ours["tag"] in ("process and vocabulary", "expert slots") else 0
-                self.assertLessEqual(abs(ours["bytes"] - theirs["bytes"]), slack, ours["tag"])
-            self.assertLessEqual(abs(plan["expert_slots"] - ran["expert_slots"]), 8)
+                allowed = slack if ours["tag"] in ("process and vocabulary", "expert slots") else 0
+                self.assertLessEqual(abs(ours["bytes"] - theirs["bytes"]), allowed, ours["tag"])
+            slot_bytes = sum(entry["bytes"] for entry in plan["memory"] if entry["tag"] == "expert slots") / max(
+                1, plan["expert_slots"])
+            self.assertLessEqual(abs(plan["expert_slots"] - ran["expert_slots"]) * slot_bytes, slack)
             self.assertLessEqual(plan["expected_peak_bytes"], plan["booked_bytes"])
 
     def test_more_memory_is_never_slower(self):
