@@ -293,10 +293,11 @@ class Batches(BenchTestCase):
 
     def test_runs_table_and_report(self):
         out = self.out()
-        result = self.batches(*self.FLAGS, "--out", out, "--budgets", "60%", "--regimes", "auto,layered")
+        # A depth that is asked for: what is chosen may be not to draft.
+        result = self.batches(*self.FLAGS, "--out", out, "--budgets", "60%", "--regimes", "auto,layered", "--depths", "off,2")
         self.assert_fine(result)
         runs = self.lines(out, "batch-run")
-        contenders = ["no draft", "depth auto", "no draft, layered"]
+        contenders = ["no draft", "depth 2", "no draft, layered"]
         self.assertEqual(sorted((run["sequences"], run["contender"]) for run in runs),
                          sorted((n, name) for n in (2, 3) for name in contenders))  # fmt: skip
         for run in runs:
@@ -311,10 +312,9 @@ class Batches(BenchTestCase):
             parts = ("draft_s", "attention_s", "experts_s", "stall_s", "head_s")
             self.assertLessEqual(max(decoding[part] for part in parts), decoding["s"])
             self.assertGreater(predicted["s"], 0)
-            # What is chosen may be not to draft.
-            if run["contender"] != "depth auto":
-                self.assertEqual((decoding["depth"], run["acceptance"]), (0, 0))
-            self.assertEqual(predicted["draft_s"] > 0, decoding["draft_s"] > 0)
+            self.assertEqual(decoding["depth"] > 0, run["contender"] == "depth 2")
+            self.assertEqual(predicted["draft_s"] > 0, run["contender"] == "depth 2")
+            self.assertEqual(run["acceptance"] > 0, run["contender"] == "depth 2")
             for key in ("machine", "version", "bench", "command"):
                 self.assertTrue(run[key], key)
         # One text for a request, whoever writes it and however many there are.
@@ -331,11 +331,11 @@ class Batches(BenchTestCase):
                       "Predicted against measured", "An iteration, part by part", "What happens when"):  # fmt: skip
             self.assertIn(title, text)
         timelines = self.lines(out, "batch-timeline")
-        self.assertEqual([t["contender"] for t in timelines], ["no draft", "depth auto"])
+        self.assertEqual([t["contender"] for t in timelines], ["no draft", "depth 2"])
         for timeline in timelines:
             self.assertGreater(len(timeline["begins_ms"]), 0)
             self.assertTrue(timeline["attention"] and timeline["experts"] and timeline["head"])
-            self.assertEqual(bool(timeline["draft"]), timeline["contender"] == "depth auto")
+            self.assertEqual(bool(timeline["draft"]), timeline["contender"] == "depth 2")
         self.assertEqual(sorted(p.name for p in out.iterdir()), ["report.html", "requests", "runs.jsonl"])
         self.assertEqual(sorted(p.name for p in (out / "requests").iterdir()), ["2.jsonl", "3.jsonl"])
 
