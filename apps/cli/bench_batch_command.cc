@@ -17,15 +17,8 @@ constexpr int64_t kTokens = 64;
 constexpr int kRounds = 3;
 
 int show(Console& console, const BatchBenchFile& file, const std::string& folder) {
-  Status status = write_report(folder, html_report(file));
-  if (status.ok()) status = write_output(table(summarise(file.runs)));
-  if (!status.ok()) return fail(console, status);
-  console.line(fmt::format("report: {}", report_path(folder)));
-  const std::vector<std::string> different = differing_texts(file.runs);
-  if (different.empty()) return 0;
-  for (const std::string& one : different) console.error("drafthorse: TEXTS DIFFER: " + printable(one));
-  return fail(console, runtime_error("texts of one request differ between contenders, which must never happen; please "
-                                     "report it"));
+  return show_results(console, folder, html_report(file), table(summarise(file.runs)), differing_texts(file.runs),
+                      "request");
 }
 
 // What compares single texts.
@@ -52,17 +45,8 @@ int report_batch_bench(Console& console, const std::string& folder) {
 
 int bench_batch(const BenchFlags& flags, Console& console) {
   BatchBenchPlan plan;
-  plan.target = flags.target;
-  plan.draft = flags.draft;
-  plan.drafter = flags.drafter;
-  plan.context = flags.context;
-  plan.threads = flags.threads;
-  plan.io = flags.io;
-  plan.kv = flags.kv;
+  static_cast<BenchSetup&>(plan) = setup_of(flags);
   plan.profile = flags.profile;
-  plan.folder = flags.out;
-  plan.resume = flags.resume;
-  plan.command_line = flags.command_line;
   plan.tokens = flags.tokens > 0 ? flags.tokens : kTokens;
   plan.rounds = flags.rounds > 0 ? flags.rounds : kRounds;
   plan.requests = flags.requests;
@@ -85,14 +69,7 @@ int bench_batch(const BenchFlags& flags, Console& console) {
   if (status.ok()) status = open_folder(plan, file);
   if (!status.ok()) return fail(console, status);
   status = run_batch_bench(plan, file, console);
-  const bool interrupted = status.kind() == StatusKind::kInterrupted;
-  if (interrupted) {
-    console.line(fmt::format("interrupted; go on with --resume --out {}", plan.folder));
-  } else if (!status.ok()) {
-    fail(console, status);
-  }
-  const int shown = file.runs.empty() ? 0 : show(console, file, plan.folder);
-  return shown != 0 ? shown : static_cast<int>(status.kind());
+  return end_bench(console, plan.folder, status, !file.runs.empty(), [&] { return show(console, file, plan.folder); });
 }
 
 }  // namespace drafthorse::cli

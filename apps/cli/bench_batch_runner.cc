@@ -25,22 +25,9 @@ namespace {
 
 constexpr size_t kTimelineIterations = 3;
 
-// The file that contenders who draft load; empty: none.
-std::string draft_file(const BatchBenchPlan& plan) { return plan.drafter == "ngram" ? "" : plan.draft; }
-
-bool can_draft(const BatchBenchPlan& plan) { return !draft_file(plan).empty() || plan.drafter == "ngram"; }
-
 EngineOptions engine_options(const BatchBenchPlan& plan, const BatchContender& contender, uint64_t ram_bytes) {
-  EngineOptions options;
-  options.target_path = plan.target;
-  if (contender.drafts()) options.draft_path = draft_file(plan);
-  options.drafter = contender.drafts() ? plan.drafter : "none";
-  options.ram_bytes = ram_bytes;
+  EngineOptions options = engine_options(plan, contender.drafts(), ram_bytes);
   if (contender.drafts() && contender.depth != "auto") options.draft_depth = std::stoi(contender.depth);
-  if (plan.context > 0) options.context = plan.context;
-  options.threads = plan.threads;
-  options.io = plan.io;
-  options.kv_type = plan.kv;
   options.batch = BatchOptions{.sequences = 1, .typical_tokens = 1, .requests = 1, .regime = contender.regime};
   return options;
 }
@@ -135,20 +122,10 @@ Status make_model(BatchBenchPlan& plan, const Engine& engine, const RequestSizes
 }
 
 std::vector<std::string> arguments_of(const BatchBenchPlan& plan, const BatchCase& at, const BatchContender& who) {
-  std::vector<std::string> out = {"--no-config", "batch", "-m", plan.target};
-  const auto add = [&](std::initializer_list<std::string> words) { out.insert(out.end(), words); };
-  const std::string draft = who.drafts() ? draft_file(plan) : "";
-  if (!draft.empty()) add({"-d", draft});
-  add({"--drafter", who.drafts() ? plan.drafter : "none"});
-  add({"--in", requests_path(plan.folder, plan.requests_of(at.sequences)), "--out", plan.folder + "/results.jsonl"});
-  add({"--sequences", std::to_string(at.sequences), "--ram", std::to_string(plan.ram_bytes.at(at.budget))});
+  std::vector<std::string> out = arguments_of(plan, "batch", who.drafts(), plan.ram_bytes.at(at.budget));
+  out.insert(out.end(), {"--in", requests_path(plan.folder, plan.requests_of(at.sequences)), "--out",
+                         plan.folder + "/results.jsonl", "--sequences", std::to_string(at.sequences)});
   for (const std::string& flag : who.flags()) out.push_back(flag);
-  if (plan.context > 0) add({"--ctx", std::to_string(plan.context)});
-  if (plan.threads > 0) add({"--threads", std::to_string(plan.threads)});
-  if (plan.io != "uring") add({"--io", plan.io});
-  if (plan.kv != "f16") add({"--kv", plan.kv});
-  // What all requests say too; said here, memory is planned for it.
-  add({"--ignore-eos", "--quiet"});
   return out;
 }
 
@@ -240,7 +217,7 @@ class Runner {
     run.depth = job.who->depth;
     run.regime = job.who->regime;
     run.model = plan_.target;
-    run.draft = job.who->drafts() ? draft_file(plan_) : "";
+    run.draft = draft_file(plan_, job.who->drafts());
     run.drafter = job.who->drafts() ? plan_.drafter : "none";
     run.kv = plan_.kv;
     run.machine = machine_name();

@@ -12,7 +12,7 @@
 #include "base/status.h"
 #include "bench_batch_plan.h"
 #include "bench_batch_runs.h"
-#include "bench_prompts.h"
+#include "bench_setup.h"
 #include "console.h"
 #include "plan/batch_optimizer.h"
 
@@ -25,22 +25,9 @@ struct BatchCase {
   std::vector<BatchContender> contenders;  // those that fit
 };
 
-struct BatchBenchPlan {
-  std::string target;
-  std::string draft;
-  std::string drafter;  // of contenders that draft; not none
-  int context = 0;      // 0: the default
-  int threads = 0;      // 0: one per core
-  std::string io;
-  std::string kv = "f16";
-  std::string profile;  // a file; empty: the kept one
-  std::string folder;   // prepare_batch_bench() names one where there is none
-  bool resume = false;
-  std::string command_line;
-  int64_t tokens = 0;
+struct BatchBenchPlan : BenchSetup {
+  std::string profile;   // a file; empty: the kept one
   int64_t requests = 0;  // 0: as many as sequences
-  int rounds = 0;
-  std::vector<BenchPrompt> prompts;
 
   // What follows prepare_batch_bench() fills in.
   BatchGrid grid;

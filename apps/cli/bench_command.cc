@@ -34,15 +34,7 @@ namespace {
 int show(Console& console, const BenchFile& file, const std::string& folder) {
   std::string text;
   for (const SuiteSummary& suite : summarise(file.runs)) text += (text.empty() ? "" : "\n") + table(suite);
-  Status status = write_report(folder, html_report(file));
-  if (status.ok()) status = write_output(text);
-  if (!status.ok()) return fail(console, status);
-  console.line(fmt::format("report: {}", report_path(folder)));
-  const std::vector<std::string> different = differing_texts(file.runs);
-  if (different.empty()) return 0;
-  for (const std::string& one : different) console.error("drafthorse: TEXTS DIFFER: " + printable(one));
-  return fail(console, runtime_error("texts of one prompt differ between contenders, which must never happen; please "
-                                     "report it"));
+  return show_results(console, folder, html_report(file), text, differing_texts(file.runs), "prompt");
 }
 
 int report_anew(Console& console, const std::string& folder) {
@@ -147,16 +139,7 @@ int bench(const BenchFlags& flags) {
   if (flags.target.empty()) return fail(console, usage_error("no model: give one with -m FILE"));
   if (flags.batch) return bench_batch(flags, console);
   BenchPlan plan;
-  plan.target = flags.target;
-  plan.draft = flags.draft;
-  plan.drafter = flags.drafter;
-  plan.context = flags.context;
-  plan.threads = flags.threads;
-  plan.io = flags.io;
-  plan.kv = flags.kv;
-  plan.folder = flags.out;
-  plan.resume = flags.resume;
-  plan.command_line = flags.command_line;
+  static_cast<BenchSetup&>(plan) = setup_of(flags);
   BenchRequest request;
   request.suites = split_list(flags.suites);
   request.policies = split_list(flags.policies);
@@ -179,14 +162,7 @@ int bench(const BenchFlags& flags) {
   if (status.ok()) status = open_folder(plan, file);
   if (!status.ok()) return fail(console, status);
   status = run_bench(plan, file, console);
-  const bool interrupted = status.kind() == StatusKind::kInterrupted;
-  if (interrupted) {
-    console.line(fmt::format("interrupted; go on with --resume --out {}", plan.folder));
-  } else if (!status.ok()) {
-    fail(console, status);
-  }
-  const int shown = file.runs.empty() ? 0 : show(console, file, plan.folder);
-  return shown != 0 ? shown : static_cast<int>(status.kind());
+  return end_bench(console, plan.folder, status, !file.runs.empty(), [&] { return show(console, file, plan.folder); });
 }
 
 }  // namespace drafthorse::cli

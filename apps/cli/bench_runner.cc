@@ -27,24 +27,6 @@ struct Sizes {
   int moe_layers = 0;
 };
 
-// The file that contenders who draft load; empty: none.
-std::string draft_file(const BenchPlan& plan) {
-  return plan.drafter == "ngram" || plan.drafter == "resident" ? "" : plan.draft;
-}
-
-EngineOptions engine_options(const BenchPlan& plan, bool drafts, uint64_t ram_bytes) {
-  EngineOptions options;
-  options.target_path = plan.target;
-  if (drafts) options.draft_path = draft_file(plan);
-  options.drafter = drafts ? plan.drafter : "none";
-  options.ram_bytes = ram_bytes;
-  if (plan.context > 0) options.context = plan.context;
-  options.threads = plan.threads;
-  options.io = plan.io;
-  options.kv_type = plan.kv;
-  return options;
-}
-
 Result<Sizes> measure_sizes(const BenchPlan& plan) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
                    Engine::prepare(engine_options(plan, can_draft(plan), kUnlimitedBudget)));
@@ -130,17 +112,8 @@ std::vector<Job> jobs_of(const BenchPlan& plan) {
 }
 
 std::vector<std::string> arguments_of(const BenchPlan& plan, const Job& job) {
-  std::vector<std::string> out = {"--no-config", "run", "-m", plan.target};
-  const auto add = [&](std::initializer_list<std::string> words) { out.insert(out.end(), words); };
-  const std::string draft = job.contender->drafts() ? draft_file(plan) : "";
-  if (!draft.empty()) add({"-d", draft});
-  add({"--drafter", job.contender->drafts() ? plan.drafter : "none"});
-  add({"-f", prompt_path(plan.folder, job.prompt), "-n", std::to_string(plan.tokens), "--ignore-eos", "--quiet"});
-  add({"--ram", std::to_string(plan.ram_bytes.at(job.budget))});
-  if (plan.context > 0) add({"--ctx", std::to_string(plan.context)});
-  if (plan.threads > 0) add({"--threads", std::to_string(plan.threads)});
-  if (plan.io != "uring") add({"--io", plan.io});
-  if (plan.kv != "f16") add({"--kv", plan.kv});
+  std::vector<std::string> out = arguments_of(plan, "run", job.contender->drafts(), plan.ram_bytes.at(job.budget));
+  out.insert(out.end(), {"-f", prompt_path(plan.folder, job.prompt), "-n", std::to_string(plan.tokens)});
   for (const std::string& flag : job.contender->flags()) out.push_back(flag);
   return out;
 }
@@ -190,7 +163,7 @@ class Runner {
     run.drafter = job.contender->drafts() ? plan_.drafter : "none";
     run.cutoff = job.contender->cutoff;
     run.model = plan_.target;
-    run.draft = job.contender->drafts() ? draft_file(plan_) : "";
+    run.draft = draft_file(plan_, job.contender->drafts());
     run.machine = machine_name();
     run.version = DRAFTHORSE_VERSION " (" DRAFTHORSE_COMMIT ")";
     run.bench = plan_.command_line;
@@ -267,10 +240,6 @@ Status read_bench_prompts(const std::string& path, size_t count, std::vector<Ben
   }
   prompts = spread_out(all, count);
   return {};
-}
-
-bool can_draft(const BenchPlan& plan) {
-  return !draft_file(plan).empty() || plan.drafter == "ngram" || plan.drafter == "resident";
 }
 
 Status prepare_bench(const BenchRequest& asked, BenchPlan& plan) {

@@ -12,31 +12,16 @@
 #include "base/status.h"
 #include "bench_prompts.h"
 #include "bench_runs.h"
+#include "bench_setup.h"
 #include "bench_suite.h"
 #include "console.h"
 
 namespace drafthorse::cli {
 
-struct BenchPlan {
-  std::string target;
-  std::string draft;
-  std::string drafter;  // of contenders that draft; not none
-  int context = 0;      // 0: the default
-  int threads = 0;      // 0: one per core
-  std::string io;
-  std::string kv = "f16";
-  std::string folder;  // prepare_bench() names one where there is none
-  bool resume = false;
-  std::string command_line;
-  int64_t tokens = 0;
-  int rounds = 0;
-  std::vector<BenchPrompt> prompts;
+struct BenchPlan : BenchSetup {
   std::vector<Suite> suites;
   std::map<std::string, uint64_t> ram_bytes;  // by budget, as asked for
 };
-
-// Whether there is anything to draft with.
-bool can_draft(const BenchPlan& plan);
 
 // From the file, or our own where `path` is empty.
 Status read_bench_prompts(const std::string& path, size_t count, std::vector<BenchPrompt>& prompts);
