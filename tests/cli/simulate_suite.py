@@ -56,9 +56,11 @@ class Simulating(CliTestCase):
 
     def test_the_recording_agrees_with_the_statistics(self):
         recorded = self.simulated(self.trace)["recorded"]
-        tpot = self.stats["decode_s"] / self.stats["generated_tokens"]
-        self.assertAlmostEqual(recorded["tpot_s"] / tpot, 1, delta=0.05)
-        self.assertAlmostEqual(recorded["stall_s_per_token"] * 48, self.stats["stall_s"], delta=1e-4)
+        tokens = self.stats["generated_tokens"]
+        self.assertAlmostEqual(recorded["stall_s_per_token"] * tokens, self.stats["stall_s"], delta=1e-4)
+        # Cycles are timed one by one: what lies between them, which a busy machine makes long, is not in them.
+        self.assertLessEqual(recorded["tpot_s"] * tokens, self.stats["decode_s"] + 1e-4)
+        self.assertGreater(recorded["tpot_s"], recorded["stall_s_per_token"])
 
     def test_windows_of_another_depth_are_those_of_a_run_at_it(self):
         trace, stats = self.record("shallow", "-d", Setup.draft(), "--draft-depth", "2", "--policy", "next-use")
