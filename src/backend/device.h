@@ -1,9 +1,9 @@
 // Devices that compute beside the CPU: whatever an installed ggml has a backend for, through its public API alone.
 //
-// A device has memory that the host cannot touch. Work on it is queued and runs in order: compute() and write() return
-// at once where the device can, read() waits for all that was queued before. copy() goes by a second queue, beside what
-// is computed; what is queued after await_copies() sees what was copied before it. What a device cannot do its
-// properties say, and the same calls do it one after the other.
+// A device has memory that the host cannot touch. Work on it is queued and runs in order: compute(), write() and read()
+// return at once where the device can, and wait() waits for all that was queued before. copy() goes by a second queue,
+// beside what is computed; what is queued after await_copies() sees what was copied before it. What a device cannot do
+// its properties say, and the same calls do it one after the other.
 //
 // ggml ends the process when a device is lost. One thread uses a Device.
 #pragma once
@@ -65,7 +65,7 @@ class Device {
 
   // Queues all nodes.
   void compute(ggml_cgraph* graph);
-  // Queues a write. `data` must stay as it is until the next wait(), or read().
+  // Queues a write. `data` must stay as it is until the next wait().
   void write(ggml_tensor* tensor, const void* data, uint64_t offset, uint64_t bytes);
   // Queues a read; `data` is there after the next wait().
   void read(const ggml_tensor* tensor, void* data, uint64_t offset, uint64_t bytes);

@@ -170,6 +170,17 @@ void DeviceExperts::launch(const LayerRouting& routing, std::span<const ExpertId
   stages_.run_experts(bank_, routing.layer, tokens, slots, first);
 }
 
+// work_, whose rows read these tokens of the workspace's input.
+void DeviceExperts::compute_work(std::span<const int32_t> token_of_row, size_t input_row_bytes) {
+  const Workspace& workspace = model_.workspace();
+  model_.run_experts({{workspace.ffn_input, input_row_bytes},
+                      token_of_row,
+                      work_,
+                      workspace.expert_hidden,
+                      workspace.expert_hidden_quantized,
+                      workspace.expert_output});
+}
+
 void DeviceExperts::run_on_host(const LayerRouting& routing, std::span<const ExpertId> experts) {
   if (experts.empty()) return;
   Workspace& workspace = model_.workspace();
@@ -191,12 +202,7 @@ void DeviceExperts::run_on_host(const LayerRouting& routing, std::span<const Exp
     tokens.insert(tokens.end(), of.begin(), of.end());
     work_.push_back({host_.weights(expert), begin, static_cast<int32_t>(tokens.size())});
   }
-  model_.run_experts({{workspace.ffn_input, row_bytes},
-                      tokens,
-                      work_,
-                      workspace.expert_hidden,
-                      workspace.expert_hidden_quantized,
-                      workspace.expert_output});
+  compute_work(tokens, row_bytes);
   stages_.set_expert_rows({workspace.expert_output, tokens.size() * static_cast<size_t>(n_embd)}, first);
   stats_[index(routing.layer)].on_host += static_cast<int64_t>(experts.size());
 }
@@ -283,14 +289,7 @@ Status DeviceExperts::measure() {
   const auto compute_s = [&](int rows) {
     const std::vector<int32_t> tokens(static_cast<size_t>(rows));
     work_.assign(1, {weights, 0, rows});
-    return fastest_s([&] {
-      model_.run_experts({{workspace.ffn_input, row_bytes},
-                          tokens,
-                          work_,
-                          workspace.expert_hidden,
-                          workspace.expert_hidden_quantized,
-                          workspace.expert_output});
-    });
+    return fastest_s([&] { compute_work(tokens, row_bytes); });
   };
   const double one_s = compute_s(1);
   const int more = std::min(kRows, workspace.expert_rows);

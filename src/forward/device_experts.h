@@ -94,6 +94,7 @@ class DeviceExperts {
   void copy(LayerId layer, ExpertId expert, int slot);
   void number_rows(const LayerRouting& routing, std::span<const ExpertId> experts);
   void launch(const LayerRouting& routing, std::span<const ExpertId> experts);
+  void compute_work(std::span<const int32_t> token_of_row, size_t input_row_bytes);
   void run_on_host(const LayerRouting& routing, std::span<const ExpertId> experts);
   void add(const LayerRouting& routing);
 
