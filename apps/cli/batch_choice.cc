@@ -29,13 +29,15 @@ std::optional<BatchCandidate> best_of(const EngineOptions& options, const Machin
 }  // namespace
 
 std::optional<BatchChoice> choose_batch(const EngineOptions& options, const drafthorse::BatchJob& job) {
+  const bool may_leave_out =
+      !options.draft_path.empty() && options.drafter == kDefaultDrafter && !options.draft_depth.has_value();
+  // Nothing is left to choose: what it takes to plan is saved.
+  if (!may_leave_out && options.batch->sequences > 0) return std::nullopt;
   const Result<std::string> path = profile_path();
   if (!path.ok()) return std::nullopt;
   const Result<MachineProfile> profile = load_profile(*path);
   if (!profile.ok()) return std::nullopt;
   std::optional<BatchCandidate> as_asked = best_of(options, *profile, job);
-  const bool may_leave_out =
-      !options.draft_path.empty() && options.drafter == kDefaultDrafter && !options.draft_depth.has_value();
   if (!as_asked) return std::nullopt;
   BatchChoice choice;
   choice.with_draft = !options.draft_path.empty();

@@ -18,8 +18,8 @@ struct BatchChoice {
 };
 
 // options: as they would be opened, with BatchOptions; batch->sequences 0: free to choose. The draft is up for choice
-// where options.drafter is "auto" and no depth is asked for. Nothing where the machine has not been profiled, or the
-// model does not fit: opening says why.
+// where options.drafter is "auto" and no depth is asked for. Nothing where all is given, where the machine has not
+// been profiled, and where the model does not fit: opening says why.
 std::optional<BatchChoice> choose_batch(const EngineOptions& options, const drafthorse::BatchJob& job);
 
 }  // namespace drafthorse::cli

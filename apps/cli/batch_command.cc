@@ -53,6 +53,45 @@ class NoEngine : public BatchEngine {
   std::vector<BatchResult> take_finished() override { return {}; }
 };
 
+// What iterations leave: a line of each, where lines are wanted, and why the depth was what it was.
+class IterationLog {
+ public:
+  // Empty: no lines.
+  Status open(const std::string& path) {
+    path_ = path;
+    if (path.empty()) return {};
+    lines_.open(path);
+    return lines_ ? Status() : cannot_write(path);
+  }
+  // After every step, which may have been none.
+  void note(const Batch& batch) {
+    const BatchStats& stats = batch.stats();
+    if (stats.iterations == noted_) return;
+    if (lines_.is_open()) {
+      lines_ << iteration_line(batch.last(), stats.iterations, stats.busy_s - noted_s_) << '\n';
+    }
+    noted_ = stats.iterations;
+    noted_s_ = stats.busy_s;
+    // Of an iteration as most are, not of the last text's.
+    if (batch.last().generating < most_) return;
+    most_ = batch.last().generating;
+    explanation_ = batch.explain();
+  }
+  Status finish() {
+    lines_.flush();
+    return lines_ ? Status() : cannot_write(path_);
+  }
+  const std::string& explanation() const { return explanation_; }
+
+ private:
+  std::string path_;
+  std::ofstream lines_;
+  int64_t noted_ = 0;
+  double noted_s_ = 0;
+  int32_t most_ = 0;
+  std::string explanation_;
+};
+
 std::string check_positive(const std::string& value) {
   return value.starts_with('-') || value == "0" ? fmt::format("{} makes no sense; give 1 or more", value) : "";
 }
@@ -110,10 +149,7 @@ class BatchRun {
       stats_file_.open(flags_.stats_file);
       if (!stats_file_) return cannot_write(flags_.stats_file);
     }
-    if (!flags_.iterations_file.empty()) {
-      iterations_file_.open(flags_.iterations_file);
-      if (!iterations_file_) return cannot_write(flags_.iterations_file);
-    }
+    RETURN_IF_ERROR(iterations_.open(flags_.iterations_file));
     ASSIGN_OR_RETURN(trace_, RunTrace::open(flags_.trace));
     options_.trace = trace_.get();
     return {};
@@ -194,22 +230,8 @@ class BatchRun {
     // Results on the screen need no bar between them.
     const bool bar = flags_.out != "-" || isatty(STDOUT_FILENO) == 0;
     const double processor_before = processor_seconds();
-    int64_t noted = 0;
-    double noted_s = 0;
-    int64_t most = 0;
-    std::string explanation;
     Status status = job.run([&] {
-      const BatchStats& stats = batch.stats();
-      if (stats.iterations > noted) {
-        if (iterations_file_.is_open()) {
-          iterations_file_ << iteration_line(batch.last(), stats.iterations, stats.busy_s - noted_s) << '\n';
-        }
-        noted = stats.iterations;
-        noted_s = stats.busy_s;
-        // Of an iteration as most are, not of the last text's.
-        if (batch.last().generating >= most) explanation = batch.explain();
-        most = std::max<int64_t>(most, batch.last().generating);
-      }
+      iterations_.note(batch);
       if (!bar) return;
       meter.note(clock_.now_ns(), batch.stats().sum.generated_tokens);
       const JobCounts& counts = job.counts();
@@ -223,7 +245,7 @@ class BatchRun {
     const JobReport report{*engine_,
                            job.counts(),
                            batch.stats(),
-                           explanation,
+                           iterations_.explanation(),
                            seconds_since_start(),
                            load_s_,
                            processor_seconds() - processor_before,
@@ -235,8 +257,8 @@ class BatchRun {
       stats_file_.flush();
       if (!stats_file_ && status.ok()) status = cannot_write(flags_.stats_file);
     }
-    iterations_file_.flush();
-    if (!iterations_file_ && status.ok()) status = cannot_write(flags_.iterations_file);
+    const Status noted = iterations_.finish();
+    if (status.ok()) status = noted;
     if (trace_ != nullptr) {
       const Status written = trace_->finish();
       if (status.ok()) status = written;
@@ -255,7 +277,6 @@ class BatchRun {
   }
 
   double seconds_since_start() const { return static_cast<double>(clock_.now_ns() - started_ns_) * 1e-9; }
-  static Status cannot_write(const std::string& path) { return file_error(fmt::format("{}: cannot be written", path)); }
 
   const BatchFlags& flags_;
   Console console_;
@@ -267,7 +288,7 @@ class BatchRun {
   std::optional<ResultWriter> writer_;
   std::unique_ptr<ResultsFile> results_;
   std::ofstream stats_file_;
-  std::ofstream iterations_file_;
+  IterationLog iterations_;
   std::unique_ptr<RunTrace> trace_;
   std::optional<ChatTemplate> template_;
   std::unique_ptr<Engine> engine_;
@@ -294,7 +315,9 @@ Ctrl-C, a crash or a loss of power lose what was being generated, nothing else: 
   path("--out", flags.out, "where results go, a JSON object a line; - is standard output");
   batch->add_flag("--resume", flags.resume, "keep the results that --out holds, and go on with the other requests");
   batch->add_flag("--retry-errors", flags.retry_errors, "as --resume, but requests that failed are tried again");
-  batch->add_option("--sequences", flags.sequences, "requests worked on at once, at most; default: as planned, or by memory")
+  batch
+      ->add_option("--sequences", flags.sequences,
+                   "requests worked on at once, at most; default: as planned, or by memory")
       ->type_name("N")
       ->check(CLI::Range(1, kMostSequences));
   batch

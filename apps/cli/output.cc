@@ -1,5 +1,7 @@
 #include "output.h"
 
+#include <fmt/format.h>
+
 #include <cstdio>
 
 namespace drafthorse::cli {
@@ -33,5 +35,7 @@ std::string printable(std::string_view text) {
 std::string check_not_empty(const std::string& value) {
   return value.empty() ? "an empty value makes no sense; leave the flag out for its default" : "";
 }
+
+Status cannot_write(const std::string& path) { return file_error(fmt::format("{}: cannot be written", path)); }
 
 }  // namespace drafthorse::cli

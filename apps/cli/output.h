@@ -25,4 +25,7 @@ std::string printable(std::string_view text);
 // A script's unset variable should not quietly become a default: for CLI::Option::check.
 std::string check_not_empty(const std::string& value);
 
+// kFile: a path that was given to be written to.
+Status cannot_write(const std::string& path);
+
 }  // namespace drafthorse::cli

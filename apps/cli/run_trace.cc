@@ -47,8 +47,6 @@ std::string name_of(ExpertKey key) { return fmt::format("layer {} expert {}", in
 
 int64_t number_of(ExpertKey key) { return int64_t{index(key.layer)} << 32 | index(key.expert); }
 
-Status cannot_write(const std::string& path) { return file_error(fmt::format("{}: cannot be written", path)); }
-
 }  // namespace
 
 void add_trace_flags(CLI::App& app, TraceFlags& flags) {
