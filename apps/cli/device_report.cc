@@ -47,8 +47,11 @@ Json layers_json(const std::vector<DeviceLayerStats>& layers) {
                    {"hits", layer.hits},
                    {"copied", layer.copied},
                    {"on_host", layer.on_host},
+                   {"prefetched", layer.prefetched},
+                   {"prefetched_used", layer.prefetched_used},
                    {"extra_waits", layer.extra_waits},
-                   {"bytes_copied", layer.bytes_copied}});
+                   {"bytes_copied", layer.bytes_copied},
+                   {"bytes_prefetched", layer.bytes_prefetched}});
   }
   return out;
 }
@@ -68,6 +71,11 @@ void print_device_summary(Console& console, const Engine& engine, const SessionS
         "{:.0f} % computed on the CPU",
         target.device_experts->slots().slots(), target.model->layout().total_experts(), percent(total.hits, total),
         percent(total.copied, total), format_size(total.bytes_copied / tokens), percent(total.on_host, total));
+    if (total.prefetched > 0) {
+      line += fmt::format("; {} per token copied ahead, {:.0f} % of it used",
+                          format_size(total.bytes_prefetched / tokens),
+                          100.0 * static_cast<double>(total.prefetched_used) / static_cast<double>(total.prefetched));
+    }
   }
   console.line(line);
   if (!engine.fixed_placement() && stats.near_ties > 0) {
@@ -115,11 +123,12 @@ void print_device_stats(Console& console, const Engine& engine, const SessionSta
                                  "and {:.2f} more for each further token",
                                  format_size(static_cast<uint64_t>(miss.bytes)), miss.copy_s * 1e3, miss.host_s * 1e3,
                                  miss.host_row_s * 1e3));
-  console.line("\nlayer    there   copied   on CPU       copied  waits for slots");
+  console.line("\nlayer    there   copied   on CPU       copied    ahead     used  copied ahead  waits for slots");
   for (size_t i = 0; i < stats.decode_device.size(); ++i) {
     const DeviceLayerStats& layer = stats.decode_device[i];
-    console.line(fmt::format("{:>5} {:>8} {:>8} {:>8} {:>12} {:>16}", i, layer.hits, layer.copied, layer.on_host,
-                             format_size(layer.bytes_copied), layer.extra_waits));
+    console.line(fmt::format("{:>5} {:>8} {:>8} {:>8} {:>12} {:>8} {:>8} {:>13} {:>16}", i, layer.hits, layer.copied,
+                             layer.on_host, format_size(layer.bytes_copied), layer.prefetched, layer.prefetched_used,
+                             format_size(layer.bytes_prefetched), layer.extra_waits));
   }
 }
 
@@ -137,7 +146,7 @@ Json device_json(const Engine& engine, const SessionStats& stats) {
   const OneMiss miss = one_miss(target);
   out["expert_slots"] = target.device_experts->slots().slots();
   out["expert_bytes"] = static_cast<uint64_t>(miss.bytes);
-  out["link_bytes_per_s"] = target.device_experts->costs().link_bytes_per_s;
+  out["link_bytes_per_s"] = target.device_experts->tier().link_bytes_per_s();
   out["copy_s"] = miss.copy_s;
   out["host_s"] = miss.host_s;
   out["prefill_layers"] = layers_json(stats.prefill_device);

@@ -432,7 +432,7 @@ Status Engine::load(const LoadProgress& progress) {
     const auto part = part_of(progress, "loading experts to the device");
     RETURN_IF_ERROR(target_.device_experts->fill(
         [&](int done, int total) { return part(static_cast<uint64_t>(done), static_cast<uint64_t>(total)); }));
-    if (!fixed_placement()) RETURN_IF_ERROR(target_.device_experts->measure());
+    RETURN_IF_ERROR(target_.device_experts->measure());
     target_.cache->reset_stats();
   }
   if (target_.cache != nullptr) target_.cache->set_trace(options_.trace);

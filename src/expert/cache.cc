@@ -9,6 +9,7 @@ namespace drafthorse {
 namespace {
 
 constexpr double kReadAheadWorth = 1e15;  // above any policy's own worth
+constexpr double kAboveWorth = -1e15;      // below any
 
 FetchReason reason_of(ReadPriority priority) {
   switch (priority) {
@@ -176,8 +177,9 @@ void ExpertCache::read_demanded(int32_t slot, Demanded& demanded) {
 
 // Residents of the same demand that are wanted later may fill all slots; the one wanted last makes room then.
 void ExpertCache::make_room_for(Demanded& wanted_first) {
-  const auto last = std::find_if(demanded_.rbegin(), demanded_.rend(),
-                                 [](const Demanded& demanded) { return demanded.state == DemandState::kReady; });
+  const auto last = std::find_if(demanded_.rbegin(), demanded_.rend(), [this](const Demanded& demanded) {
+    return demanded.state == DemandState::kReady && !slots_[slot_of({demand_layer_, demanded.expert})].held;
+  });
   if (last == demanded_.rend()) return;
   const int32_t slot = slot_of({demand_layer_, last->expert});
   last->state = DemandState::kWaitingForSlot;
@@ -188,7 +190,7 @@ void ExpertCache::make_room_for(Demanded& wanted_first) {
 
 void ExpertCache::evict(int32_t index_of_slot) {
   Slot& slot = slots_[index_of_slot];
-  CHECK(slot.state == SlotState::kResident && !slot.pinned);
+  CHECK(slot.state == SlotState::kResident && !slot.pinned && !slot.held);
   ++stats_[index(slot.key.layer)].evictions;
   slot_of(slot.key) = kNoSlot;
   --held_by_layer_[index(slot.key.layer)];
@@ -202,10 +204,11 @@ ExpertCache::Claim ExpertCache::claim_slot(ExpertKey key, ReadPriority priority,
   for (size_t i = 0; i < slots_.size(); ++i) {
     const Slot& slot = slots_[i];
     if (slot.state == SlotState::kFree) return {static_cast<int32_t>(i)};
-    if (priority == ReadPriority::kFill || slot.pinned || slot.state != SlotState::kResident) continue;
+    if (priority == ReadPriority::kFill || slot.pinned || slot.held || slot.state != SlotState::kResident) continue;
     // What was read ahead and has not been asked for goes last, and only for a demand: its turn is about to come.
     if (slot.read_ahead && priority != ReadPriority::kDemand) continue;
-    const double worth = (slot.read_ahead ? kReadAheadWorth : 0) + policy_->worth(slot.key, history_of(slot.key), now);
+    const double worth = (slot.read_ahead ? kReadAheadWorth : 0) + (slot.above ? kAboveWorth : 0) +
+                         policy_->worth(slot.key, history_of(slot.key), now);
     if (worth < least) {
       least = worth;
       victim = static_cast<int32_t>(i);
@@ -236,6 +239,7 @@ void ExpertCache::begin_load(int32_t index_of_slot, ExpertKey key, ReadPriority 
   slot.state = SlotState::kLoading;
   slot.key = key;
   slot.pinned = false;
+  slot.above = false;
   slot.read_ahead = priority == ReadPriority::kPrefetch;
   slot.prefetched = slot.read_ahead;
   ++held_by_layer_[index(key.layer)];
@@ -356,7 +360,7 @@ Status ExpertCache::wait_for(ExpertId expert) {
 
 ops::ExpertWeights ExpertCache::weights(ExpertKey key) const {
   const int32_t index_of_slot = slot_of(key);
-  CHECK(index_of_slot != kNoSlot && slots_[index_of_slot].pinned);
+  CHECK(index_of_slot != kNoSlot && (slots_[index_of_slot].pinned || slots_[index_of_slot].held));
   const ExpertLayer& layer = layout_.layers[index(key.layer)];
   const auto& extents = layer.experts[index(key.expert)];
   std::array<const std::byte*, kMaxExpertExtents> payload{};
@@ -410,6 +414,29 @@ void ExpertCache::borrow(LayerId layer, std::span<const ExpertId> experts) {
 void ExpertCache::give_back() {
   for (const ExpertKey key : borrowed_) slots_[slot_of(key)].pinned = false;
   borrowed_.clear();
+}
+
+void ExpertCache::hold(ExpertKey key) {
+  CHECK(resident(key));
+  slots_[slot_of(key)].held = true;
+}
+
+void ExpertCache::let_go(ExpertKey key) {
+  Slot& slot = slots_[slot_of(key)];
+  CHECK(slot.held);
+  slot.held = false;
+  slot.read_ahead = false;
+  start_waiting_demands();
+}
+
+void ExpertCache::set_above(ExpertKey key, bool above) {
+  if (slot_of(key) != kNoSlot) slots_[slot_of(key)].above = above;
+}
+
+int64_t ExpertCache::stall_ns() const {
+  int64_t total = 0;
+  for (const LayerCacheStats& layer : stats_) total += layer.stall_ns;
+  return total;
 }
 
 Prefetched ExpertCache::prefetch(ExpertKey key, Admission admission) {
@@ -543,6 +570,7 @@ void ExpertCache::check_invariants() const {
       CHECK(slot_of(slot.key) == static_cast<int32_t>(i));
     }
     CHECK(!slot.pinned || mapped);
+    CHECK(!slot.held || slot.state == SlotState::kResident);
     const bool reading = slot.state == SlotState::kLoading || slot.state == SlotState::kDraining;
     const auto job = slot_of_job_.find(slot.job);
     CHECK(reading == (job != slot_of_job_.end() && job->second == static_cast<int32_t>(i)));

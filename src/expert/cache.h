@@ -7,7 +7,7 @@
 //   loading -> draining         the read is given up, or failed; the slot is useless until every read is back
 //   draining -> free
 //   resident -> free            evicted (and claimed for something else in the same step)
-//   resident <-> pinned         pinned while a demand has not been released: never evicted
+//   resident <-> pinned         pinned while a demand has not been released, or held for a copy: never evicted
 //
 // How a layer uses it, always in this order:
 //   demand(layer, experts)      residents are pinned, loading ones waited for, misses read ahead of all else
@@ -16,8 +16,8 @@
 // A demand for more experts than there are slots streams through them: misses claim slots as experts are released,
 // so one free slot is enough to make progress and there is no deadlock to fall into.
 //
-// prefetch() and fill() are hints with less priority than any demand: prefetch takes a free slot or evicts what is
-// neither pinned nor read ahead itself, fill takes free slots only. A read ahead whose layer's turn has come without a
+// prefetch() and fill() have less priority than any demand: prefetch takes a free slot or evicts what is neither pinned
+// nor read ahead itself, fill takes free slots only. A read ahead whose layer's turn has come without a
 // demand for it is given up where that saves reading. One thread owns the cache.
 #pragma once
 
@@ -34,6 +34,7 @@
 #include "base/ids.h"
 #include "base/trace.h"
 #include "expert/eviction.h"
+#include "expert/fast_tier.h"
 #include "io/expert_layout.h"
 #include "io/extent_reader.h"
 #include "ops/expert_weights.h"
@@ -55,17 +56,7 @@ struct LayerCacheStats {
 
 LayerCacheStats sum(const std::vector<LayerCacheStats>& layers);
 
-// What becomes of a wish to read ahead.
-enum class Prefetched {
-  kThere,     // it is resident, or on its way
-  kStarted,   // its read has begun
-  kNoSlot,    // every slot is pinned, read ahead, or wanted by a demand
-  kNotWorth,  // whatever could make room is worth more
-};
-// Whether a read ahead may evict only what the eviction policy holds worth less than what is read.
-enum class Admission { kAlways, kIfWorthMore };
-
-class ExpertCache {
+class ExpertCache final : public FastTier {
  public:
   // Bytes of one slot: the largest expert of any layer, each of its extents on block boundaries of its own.
   static uint64_t slot_bytes(const ExpertLayout& layout);
@@ -79,11 +70,11 @@ class ExpertCache {
   static Result<std::unique_ptr<ExpertCache>> create(const ExpertLayout& layout, int slots,
                                                      std::unique_ptr<EvictionPolicy> policy, const FileSet& files,
                                                      ReadQueue& queue, const Clock& clock, Memory memory = {});
-  ~ExpertCache();
+  ~ExpertCache() override;
   ExpertCache(const ExpertCache&) = delete;
   ExpertCache& operator=(const ExpertCache&) = delete;
 
-  int slots() const { return static_cast<int>(slots_.size()); }
+  int slots() const override { return static_cast<int>(slots_.size()); }
   uint64_t bytes() const { return arena_.bytes(); }
 
   void set_trace(Trace* trace) { trace_ = trace; }  // must outlive the cache; nullptr: none
@@ -103,7 +94,7 @@ class ExpertCache {
   Status wait_for(ExpertId expert);
   // Where a handed-out expert's matrices lie. Valid until its release.
   ops::ExpertWeights weights(ExpertId expert) const { return weights({demand_layer_, expert}); }
-  // The same of a pinned one, handed out or borrowed.
+  // The same of a pinned one, handed out, borrowed or held.
   ops::ExpertWeights weights(ExpertKey key) const;
   void release(ExpertId expert);
   // Ends the demand after an error or an interruption: everything unpinned, reads that nobody wants drained.
@@ -114,46 +105,51 @@ class ExpertCache {
   void borrow(LayerId layer, std::span<const ExpertId> experts);
   void give_back();
 
-  // --- hints
-  // Reads the expert if it is absent and a slot can be had without touching pinned ones.
-  Prefetched prefetch(ExpertKey key, Admission admission = Admission::kAlways);
-  // Blocks until no read ahead is under way.
-  void wait_for_prefetches();
-  // What the present window is expected to need, for the eviction policy. Must outlive the cache; nullptr: nothing.
-  void set_forecast(const Forecast* forecast) { forecast_ = forecast; }
-  // Tokens that passes take nowadays.
-  void set_window(double tokens) { window_ = tokens; }
-  // Slots that each layer should have, for policies that divide them. Default: the same for each layer with experts.
-  void set_shares(std::vector<double> shares) { shares_ = std::move(shares); }
+  // --- hints (fast_tier.h)
+  using FastTier::prefetch;
+  Prefetched prefetch(ExpertKey key, Admission admission) override;
+  void wait_for_prefetches() override;
+  void set_forecast(const Forecast* forecast) override { forecast_ = forecast; }
+  void set_window(double tokens) override { window_ = tokens; }
+  void set_shares(std::vector<double> shares) override { shares_ = std::move(shares); }
   // false: reads one expert after the other.
   void set_batched(bool batched) { reader_.set_batched(batched); }
-  // Bytes that prefetch and fill may have in flight: what a demand may have to wait behind. A prefill, whose next
-  // demand is known to be far off, allows more than decoding.
-  void set_background_limit(uint64_t bytes) { reader_.set_background_limit(bytes); }
+  // For prefetch and fill. A prefill, whose next demand is known to be far off, allows more than decoding.
+  void set_background_limit(uint64_t bytes) override { reader_.set_background_limit(bytes); }
   // Reads all experts, in order of layers, into slots that are free, as long as nothing better is to be read.
   void fill();
   // fill(), waiting for it. progress(experts resident, slots); where it returns false filling ends: kInterrupted.
   Status fill_and_wait(const std::function<bool(int, int)>& progress);
 
-  // Takes in finished reads and starts waiting ones. Never blocks. Call at every stage boundary.
-  void poll();
+  void poll() override;
+
+  // --- a faster tier above
+  // A resident expert stays, whatever is demanded, until let_go(): it is being copied. Its weights(key) are valid.
+  void hold(ExpertKey key);
+  void let_go(ExpertKey key);
+  // Whether the tier above has the expert: then its slot here is the first to go.
+  void set_above(ExpertKey key, bool above);
 
   // Of `count` newly committed tokens, used[e] used expert e of the layer. Call for each layer, then advance().
   void record_uses(LayerId layer, std::span<const int32_t> used, int64_t count);
   void advance(int64_t count) { tokens_ += count; }
 
-  bool resident(ExpertKey key) const;
-  bool on_its_way(ExpertKey key) const;  // being read
+  bool resident(ExpertKey key) const override;
+  bool on_its_way(ExpertKey key) const override;  // being read
   int residents() const;                 // experts, of all layers
   bool prefetched(ExpertKey key) const;  // on its way or there by prefetch(), and not demanded since
   // Read ahead, in flight or waiting to be.
-  uint64_t prefetch_bytes_pending() const {
+  uint64_t prefetch_bytes_pending() const override {
     return reader_.background_bytes_in_flight() + reader_.waiting_bytes(ReadPriority::kPrefetch);
   }
   // Bytes per second while the engine waited for reads and so had asked for all it could; 0 until seen.
   double read_bytes_per_s() const { return read_rate_; }
-  double use_rate(ExpertKey key) const { return use_rate_at(histories_[index(key.layer)][index(key.expert)], tokens_); }
-  const ExpertLayout& layout() const { return layout_; }
+  double load_bytes_per_s() const override { return read_rate_; }
+  int64_t stall_ns() const override;
+  double use_rate(ExpertKey key) const override {
+    return use_rate_at(histories_[index(key.layer)][index(key.expert)], tokens_);
+  }
+  const ExpertLayout& layout() const override { return layout_; }
   const std::vector<LayerCacheStats>& stats() const { return stats_; }  // by layer
   void reset_stats();
   uint64_t read_retries() const { return reader_.retries(); }
@@ -167,6 +163,8 @@ class ExpertCache {
     SlotState state = SlotState::kFree;
     ExpertKey key;
     bool pinned = false;
+    bool held = false;        // by the tier above
+    bool above = false;       // the tier above has it, too
     bool read_ahead = false;  // asked for by prefetch() for a layer whose turn has not come yet
     bool prefetched = false;  // read by prefetch() and not demanded since
     ExtentReader::JobId job = 0;

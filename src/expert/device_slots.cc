@@ -6,6 +6,11 @@
 #include "base/check.h"
 
 namespace drafthorse {
+namespace {
+
+constexpr double kAheadWorth = 1e15;  // above any policy's own worth
+
+}  // namespace
 
 DeviceSlots::DeviceSlots(const ExpertLayout& layout, std::span<const int> kind_of, std::span<const int> slots,
                          std::unique_ptr<EvictionPolicy> policy)
@@ -54,44 +59,83 @@ std::optional<int> DeviceSlots::find(ExpertKey key) const {
 int DeviceSlots::use(ExpertKey key) {
   const std::optional<int> slot = find(key);
   CHECK(slot.has_value());
-  slots_[kind_of_[index(key.layer)]][*slot].pinned = true;
+  Slot& used = slots_[kind_of_[index(key.layer)]][*slot];
+  used.pinned = true;
+  used.ahead = used.unused = false;
   histories_[index(key.layer)][index(key.expert)].last_touch = ++tick_;
   return *slot;
 }
 
-std::optional<int> DeviceSlots::claim(ExpertKey key, bool only_if_worth_more) {
-  CHECK(!find(key));
-  std::vector<Slot>& slots = slots_[kind_of_[index(key.layer)]];
+DeviceSlots::Choice DeviceSlots::choose(ExpertKey key, bool ahead, Admission admission) const {
+  const std::vector<Slot>& slots = slots_[kind_of_[index(key.layer)]];
   const EvictionContext now = context(key.layer);
+  const auto worth_of = [&](ExpertKey one) {
+    return policy_->worth(one, histories_[index(one.layer)][index(one.expert)], now);
+  };
   int chosen = -1;
   double least = std::numeric_limits<double>::infinity();
   for (size_t i = 0; i < slots.size(); ++i) {
-    if (slots[i].pinned) continue;
-    if (!slots[i].held) {
-      chosen = static_cast<int>(i);
-      break;
-    }
-    const ExpertKey resident = slots[i].key;
-    const double worth = policy_->worth(resident, histories_[index(resident.layer)][index(resident.expert)], now);
+    const Slot& slot = slots[i];
+    if (slot.pinned || (slot.ahead && ahead)) continue;
+    if (!slot.held) return {static_cast<int>(i)};
+    // What came ahead goes last: its turn is about to come.
+    const double worth = (slot.ahead ? kAheadWorth : 0) + worth_of(slot.key);
     if (worth < least) {
       least = worth;
       chosen = static_cast<int>(i);
     }
   }
-  if (chosen < 0) return std::nullopt;
-  Slot& slot = slots[chosen];
-  ExpertHistory& history = histories_[index(key.layer)][index(key.expert)];
+  if (chosen >= 0 && admission == Admission::kIfWorthMore && worth_of(key) <= least) return {-1, true};
+  return {chosen};
+}
+
+int DeviceSlots::take(int index_of_slot, ExpertKey key, bool ahead) {
+  Slot& slot = slots_[kind_of_[index(key.layer)]][index_of_slot];
   if (slot.held) {
-    if (only_if_worth_more && policy_->worth(key, history, now) <= least) return std::nullopt;
     slot_of_[index(slot.key.layer)][index(slot.key.expert)] = -1;
     --held_by_layer_[index(slot.key.layer)];
     ++evictions_;
+    if (evicted_) evicted_(slot.key);
   }
-  slot = {true, true, key};
-  slot_of_[index(key.layer)][index(key.expert)] = chosen;
+  slot = {.held = true, .pinned = !ahead, .ahead = ahead, .unused = ahead, .key = key};
+  slot_of_[index(key.layer)][index(key.expert)] = index_of_slot;
   ++held_by_layer_[index(key.layer)];
-  history.last_touch = ++tick_;
-  return chosen;
+  histories_[index(key.layer)][index(key.expert)].last_touch = ++tick_;
+  return index_of_slot;
+}
+
+std::optional<int> DeviceSlots::claim(ExpertKey key) {
+  CHECK(!find(key));
+  const Choice choice = choose(key, false, Admission::kAlways);
+  return choice.slot < 0 ? std::nullopt : std::optional(take(choice.slot, key, false));
+}
+
+std::optional<int> DeviceSlots::claim_ahead(ExpertKey key, Admission admission) {
+  CHECK(!find(key));
+  const Choice choice = choose(key, true, admission);
+  return choice.slot < 0 ? std::nullopt : std::optional(take(choice.slot, key, true));
+}
+
+Prefetched DeviceSlots::admits(ExpertKey key, Admission admission) const {
+  if (find(key)) return Prefetched::kThere;
+  const Choice choice = choose(key, true, admission);
+  return choice.slot >= 0 ? Prefetched::kStarted : choice.not_worth ? Prefetched::kNotWorth : Prefetched::kNoSlot;
+}
+
+bool DeviceSlots::came_ahead(ExpertKey key) const {
+  const std::optional<int> slot = find(key);
+  return slot && slots_[kind_of_[index(key.layer)]][*slot].unused;
+}
+
+void DeviceSlots::begin_turn(LayerId layer) {
+  layer_ = layer;
+  for (const int slot : slot_of_[index(layer)]) {
+    if (slot >= 0) slots_[kind_of_[index(layer)]][slot].ahead = false;
+  }
+}
+
+double DeviceSlots::use_rate(ExpertKey key) const {
+  return use_rate_at(histories_[index(key.layer)][index(key.expert)], tokens_);
 }
 
 void DeviceSlots::unpin_all() {
@@ -113,7 +157,7 @@ void DeviceSlots::check_invariants() const {
   for (size_t kind = 0; kind < slots_.size(); ++kind) {
     for (size_t i = 0; i < slots_[kind].size(); ++i) {
       const Slot& slot = slots_[kind][i];
-      CHECK(slot.held || !slot.pinned);
+      CHECK(slot.held || !(slot.pinned || slot.ahead || slot.unused));
       if (!slot.held) continue;
       CHECK(kind_of_[index(slot.key.layer)] == static_cast<int>(kind));
       CHECK(slot_of_[index(slot.key.layer)][index(slot.key.expert)] == static_cast<int>(i));

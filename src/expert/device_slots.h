@@ -1,11 +1,13 @@
 // Which routed experts are in a device's slots: bookkeeping alone, no memory and no device.
 //
 // Slots are of kinds (model/expert_bank.h), and a layer's experts fit those of its kind. A slot is free, or holds an
-// expert, which may be pinned: then work on the device uses it, or may yet. What is claimed is pinned. An expert that
-// is evicted is forgotten: the tier below has it, or reads it again. One thread owns them.
+// expert, which may be pinned: then work on the device uses it, or may yet. What is claimed is pinned, unless it comes
+// ahead: then nothing else that comes ahead takes its slot until its layer's turn has come. An expert that is evicted is
+// forgotten: the tier below has it, or reads it again. One thread owns them.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -13,6 +15,7 @@
 
 #include "base/ids.h"
 #include "expert/eviction.h"
+#include "expert/fast_tier.h"
 #include "io/expert_layout.h"
 #include "predict/forecast.h"
 
@@ -33,14 +36,24 @@ class DeviceSlots {
   // Pins an expert that is there, and counts it as used now.
   int use(ExpertKey key);
   // A slot for an absent expert, which holds and pins it from now on: a free one, or the one of least worth. Nothing
-  // where all are pinned, or, if asked so, where what would go is worth more.
-  std::optional<int> claim(ExpertKey key, bool only_if_worth_more = false);
+  // where all are pinned.
+  std::optional<int> claim(ExpertKey key);
+  // The same for one that comes ahead, unpinned.
+  std::optional<int> claim_ahead(ExpertKey key, Admission admission);
+  // What would become of it: kStarted where a slot is to be had.
+  Prefetched admits(ExpertKey key, Admission admission) const;
+  bool came_ahead(ExpertKey key) const;  // by claim_ahead(), and not used since
   // The device is done with everything.
   void unpin_all();
+  // Is told of each expert that goes.
+  void set_evicted(std::function<void(ExpertKey)> evicted) { evicted_ = std::move(evicted); }
 
-  void set_layer(LayerId layer) { layer_ = layer; }  // that is computed now
+  // A layer's turn: it is computed now, what came ahead for it is like any other.
+  void begin_turn(LayerId layer);
   void set_forecast(const Forecast* forecast) { forecast_ = forecast; }
   void set_window(double tokens) { window_ = tokens; }
+  void set_shares(std::vector<double> shares) { shares_ = std::move(shares); }
+  double use_rate(ExpertKey key) const;
   void record_uses(LayerId layer, std::span<const int32_t> used, int64_t count);
   void advance(int64_t tokens) { tokens_ += tokens; }
   int64_t evictions() const { return evictions_; }
@@ -52,8 +65,16 @@ class DeviceSlots {
   struct Slot {
     bool held = false;
     bool pinned = false;
+    bool ahead = false;   // came ahead, and its layer's turn has not come
+    bool unused = false;  // came ahead, and was not used
     ExpertKey key;
   };
+  struct Choice {
+    int slot = -1;
+    bool not_worth = false;  // there was one, and it is worth more
+  };
+  Choice choose(ExpertKey key, bool ahead, Admission admission) const;
+  int take(int slot, ExpertKey key, bool ahead);
   EvictionContext context(LayerId incoming) const;
 
   const ExpertLayout& layout_;
@@ -70,6 +91,7 @@ class DeviceSlots {
   int64_t tokens_ = 0;
   int64_t tick_ = 0;
   int64_t evictions_ = 0;
+  std::function<void(ExpertKey)> evicted_;
 };
 
 }  // namespace drafthorse

@@ -65,9 +65,47 @@ TEST_F(Slots, NothingGoesForWhatIsWorthLess) {
   DeviceSlots slots = make({1, 1});
   ASSERT_TRUE(slots.claim(key(0, 0)));
   slots.unpin_all();
-  EXPECT_FALSE(slots.claim(key(0, 1), true));  // never used
+  EXPECT_EQ(slots.admits(key(0, 1), Admission::kIfWorthMore), Prefetched::kNotWorth);  // never used
+  EXPECT_FALSE(slots.claim_ahead(key(0, 1), Admission::kIfWorthMore));
   EXPECT_TRUE(slots.find(key(0, 0)));
-  EXPECT_TRUE(slots.claim(key(0, 1)));
+  EXPECT_TRUE(slots.claim_ahead(key(0, 1), Admission::kAlways));
+}
+
+TEST_F(Slots, WhatCameAheadStaysUntilItsTurn) {
+  DeviceSlots slots = make({2, 1});
+  std::vector<ExpertKey> gone;
+  slots.set_evicted([&](ExpertKey one) { gone.push_back(one); });
+  slots.begin_turn(LayerId{0});
+  ASSERT_TRUE(slots.claim(key(0, 0)));
+  ASSERT_TRUE(slots.claim_ahead(key(2, 1), Admission::kAlways));
+  EXPECT_EQ(slots.admits(key(2, 1), Admission::kAlways), Prefetched::kThere);
+  EXPECT_EQ(slots.admits(key(2, 2), Admission::kAlways), Prefetched::kNoSlot);  // one pinned, one ahead itself
+  slots.unpin_all();
+  slots.use(key(0, 0));
+  slots.unpin_all();
+  ASSERT_TRUE(slots.claim_ahead(key(2, 2), Admission::kAlways));
+  EXPECT_EQ(gone, std::vector<ExpertKey>{key(0, 0)});  // although it was used last
+  EXPECT_TRUE(slots.came_ahead(key(2, 1)));
+  slots.begin_turn(LayerId{2});
+  slots.use(key(2, 1));
+  EXPECT_FALSE(slots.came_ahead(key(2, 1)));
+  EXPECT_TRUE(slots.came_ahead(key(2, 2)));
+  // Its turn is over without a use: anything may take its slot now.
+  EXPECT_TRUE(slots.claim_ahead(key(0, 3), Admission::kAlways));
+  EXPECT_FALSE(slots.find(key(2, 2)));
+  slots.check_invariants();
+}
+
+TEST_F(Slots, ADemandTakesWhatCameAheadLast) {
+  DeviceSlots slots = make({2, 1});
+  ASSERT_TRUE(slots.claim(key(0, 0)));
+  ASSERT_TRUE(slots.claim_ahead(key(2, 1), Admission::kAlways));
+  slots.unpin_all();
+  ASSERT_TRUE(slots.claim(key(0, 1)));
+  EXPECT_TRUE(slots.find(key(2, 1)));
+  ASSERT_TRUE(slots.claim(key(0, 2)));
+  EXPECT_FALSE(slots.find(key(2, 1)));
+  slots.check_invariants();
 }
 
 // Any order of calls, with any policy, against a plain model.
@@ -81,7 +119,7 @@ TEST_F(Slots, AgreeWithAPlainModel) {
       const int layer = std::vector<int>{0, 2, 3}[random() % 3];
       const ExpertKey one =
           key(layer, static_cast<int>(random() % layout_.layers[static_cast<size_t>(layer)].experts.size()));
-      slots.set_layer(one.layer);
+      if (random() % 4 == 0) slots.begin_turn(one.layer);
       ASSERT_EQ(slots.find(one).has_value(), there.contains(one));
       if (random() % 7 == 0) {
         slots.unpin_all();
@@ -89,6 +127,12 @@ TEST_F(Slots, AgreeWithAPlainModel) {
       } else if (there.contains(one)) {
         slots.use(one);
         pinned.insert(one);
+      } else if (random() % 3 == 0) {
+        const Prefetched expected = slots.admits(one, Admission::kIfWorthMore);
+        const bool came = slots.claim_ahead(one, Admission::kIfWorthMore).has_value();
+        ASSERT_EQ(came, expected == Prefetched::kStarted);
+        std::erase_if(there, [&](ExpertKey other) { return !slots.find(other); });
+        if (came) there.insert(one);
       } else if (slots.claim(one)) {
         std::erase_if(there, [&](ExpertKey other) { return !slots.find(other); });
         there.insert(one);

@@ -8,18 +8,6 @@
 
 namespace drafthorse {
 
-DeviceLayerStats total_of(const std::vector<DeviceLayerStats>& layers) {
-  DeviceLayerStats total;
-  for (const DeviceLayerStats& layer : layers) {
-    total.hits += layer.hits;
-    total.copied += layer.copied;
-    total.on_host += layer.on_host;
-    total.extra_waits += layer.extra_waits;
-    total.bytes_copied += layer.bytes_copied;
-  }
-  return total;
-}
-
 DeviceExperts::DeviceExperts(Model& model, ExpertCache& host, ExpertBank& bank, DeviceSlots slots, Placement placement,
                              const Clock& clock, const std::atomic<bool>* interrupted)
     : model_(model),
@@ -30,39 +18,49 @@ DeviceExperts::DeviceExperts(Model& model, ExpertCache& host, ExpertBank& bank, 
       placement_(placement),
       clock_(clock),
       interrupted_(interrupted),
-      stats_(model.layout().n_layers()),
+      tier_(stages_.device(), host, bank, slots_, clock),
+      stats_(tier_.stats()),
       first_row_of_(static_cast<size_t>(model.config().n_expert)) {}
 
 Status DeviceExperts::run(const LayerRouting& routing) {
-  // The layer's router logits are there, so the device is done with the layers before.
   settle();
-  slots_.set_layer(routing.layer);
+  tier_.begin_turn(routing.layer);
   rows_ = 0;
+  DeviceLayerStats& stats = stats_[index(routing.layer)];
   std::vector<ExpertId> there;
   std::vector<ExpertId> missing;
   for (const ExpertId expert : routing.experts) {
     const ExpertKey key{routing.layer, expert};
     (slots_.find(key) ? there : missing).push_back(expert);
-    if (slots_.find(key)) slots_.use(key);
+    if (!slots_.find(key)) continue;
+    if (slots_.came_ahead(key)) ++stats.prefetched_used;
+    slots_.use(key);
   }
-  stats_[index(routing.layer)].hits += static_cast<int64_t>(there.size());
+  stats.hits += static_cast<int64_t>(there.size());
   launch(routing, there);
+  host_.begin_turn(routing.layer, missing);
   if (!missing.empty()) RETURN_IF_ERROR(bring(routing, missing));
   add(routing);
   return {};
 }
 
+// Once the device has done what was launched last, the copies that it waited for are done, too. Between layers with
+// experts it is: the host has read the router's logits.
 void DeviceExperts::settle() {
-  if (!held_in_ram_.empty()) {
-    stages_.device().wait_for_copies();
-    for (const ExpertId expert : held_in_ram_) host_.release(expert);
-    held_in_ram_.clear();
-  }
+  if (launched_at_ == stages_.device().waits()) stages_.wait();
+  for (const ExpertId expert : held_in_ram_) host_.release(expert);
+  held_in_ram_.clear();
   slots_.unpin_all();
 }
 
-void DeviceExperts::abandon() {
+void DeviceExperts::release_copied() {
   stages_.device().wait_for_copies();
+  for (const ExpertId expert : held_in_ram_) host_.release(expert);
+  held_in_ram_.clear();
+}
+
+void DeviceExperts::abandon() {
+  tier_.abandon();
   stages_.wait();
   held_in_ram_.clear();  // the cache gives its demand up itself
   slots_.unpin_all();
@@ -98,7 +96,11 @@ Status DeviceExperts::bring(const LayerRouting& routing, std::span<const ExpertI
   const auto is_on_host = [&](ExpertId expert) {
     return on_host[static_cast<size_t>(std::find(missing.begin(), missing.end(), expert) - missing.begin())];
   };
-  host_.demand(routing.layer, missing);
+  // What waits for copies cannot make room for reads.
+  if (std::any_of(missing.begin(), missing.end(), [&](ExpertId e) { return !host_.resident({routing.layer, e}); })) {
+    tier_.settle();
+  }
+  host_.demand_portion(missing);
   size_t to_come = missing.size();
   while (to_come > 0) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
@@ -132,16 +134,13 @@ Status DeviceExperts::bring(const LayerRouting& routing, std::span<const ExpertI
     for (const ExpertId expert : for_host) host_.release(expert);
     host_.poll();
     // Others may wait for the slots in RAM that these are copied from.
-    if (to_come == 0) break;
-    stages_.device().wait_for_copies();
-    for (const ExpertId expert : held_in_ram_) host_.release(expert);
-    held_in_ram_.clear();
+    if (to_come > 0) release_copied();
   }
   return {};
 }
 
 void DeviceExperts::copy(LayerId layer, ExpertId expert, int slot) {
-  bank_.copy(layer, slot, host_.weights(expert));
+  tier_.copy({layer, expert}, slot);
   DeviceLayerStats& stats = stats_[index(layer)];
   ++stats.copied;
   stats.bytes_copied += bank_.slot_bytes(bank_.kind_of(layer));
@@ -168,6 +167,7 @@ void DeviceExperts::launch(const LayerRouting& routing, std::span<const ExpertId
   }
   stages_.device().await_copies();
   stages_.run_experts(bank_, routing.layer, tokens, slots, first);
+  launched_at_ = stages_.device().waits();
 }
 
 // work_, whose rows read these tokens of the workspace's input.
@@ -236,7 +236,7 @@ Status DeviceExperts::fill(const std::function<bool(int, int)>& progress) {
         host_.abandon();
         return status;
       }
-      bank_.copy(key.layer, *slots_.claim(key), host_.weights(key.expert));
+      tier_.copy(key, *slots_.claim(key));
       stages_.device().wait_for_copies();
       host_.release(key.expert);
       if (progress && !progress(slots_.held(), slots_.slots())) return interrupted_error();
@@ -280,6 +280,12 @@ Status DeviceExperts::measure() {
     bank_.copy(key.layer, slot, weights);
     stages_.device().wait_for_copies();
   });
+  tier_.set_link_bytes_per_s(bytes / copy_s);
+  if (placement_ == Placement::kFixed) {
+    host_.release(key.expert);
+    slots_.unpin_all();
+    return {};
+  }
   Workspace& workspace = model_.workspace();
   const ops::ActivationFormat format = ops::activation_format(layer->gate.type);
   const size_t row_bytes = ops::activation_row_bytes(format, model_.config().n_embd);

@@ -19,6 +19,7 @@
 #include "base/trace.h"
 #include "expert/cache.h"
 #include "expert/device_slots.h"
+#include "forward/device_tier.h"
 #include "model/device_stages.h"
 #include "model/expert_bank.h"
 #include "model/model.h"
@@ -40,16 +41,6 @@ enum class Placement {
   kFixed,  // all are computed on the device
 };
 
-// Of one layer, since the last reset_stats().
-struct DeviceLayerStats {
-  int64_t hits = 0;         // needed, and in a slot
-  int64_t copied = 0;       // needed, copied and computed on the device
-  int64_t on_host = 0;      // needed, computed on the host
-  int64_t extra_waits = 0;  // the host waited for slots to come free
-  uint64_t bytes_copied = 0;
-};
-DeviceLayerStats total_of(const std::vector<DeviceLayerStats>& layers);
-
 // What decides between copying and computing on the host, measured at loading and while running.
 struct MissCosts {
   double link_bytes_per_s = 0;
@@ -69,21 +60,24 @@ class DeviceExperts {
   // Adds the experts' outputs to the residual, after Model::attention() of the layer. On an error abandon() must
   // follow.
   Status run(const LayerRouting& routing);
-  // Lets go what the last layer held in RAM. Between a pass and whatever else uses the cache.
+  // Ends a pass: what it held in slots and in RAM may go.
   void settle();
   void abandon();
 
   // Copies experts, in the order of layers, as long as slots are free. progress(copied, slots) as in ExpertCache.
   Status fill(const std::function<bool(int, int)>& progress);
-  // Times a copy and a computation of one expert: for Placement::kAuto. Once, while the cache has nothing to do.
+  // Times a copy and, for Placement::kAuto, a computation of one expert. Once, while the cache has nothing to do.
   Status measure();
 
+  // What plans ahead plans for this, instead of for the cache.
+  DeviceTier& tier() { return tier_; }
+  const DeviceTier& tier() const { return tier_; }
   bool resident(ExpertKey key) const { return slots_.find(key).has_value(); }
   DeviceSlots& slots() { return slots_; }
   const DeviceSlots& slots() const { return slots_; }
   Placement placement() const { return placement_; }
   const MissCosts& costs() const { return costs_; }
-  void set_costs(const MissCosts& costs) { costs_ = costs; }
+  void set_costs(const MissCosts& costs) { costs_ = costs; }  // for tests
   const std::vector<DeviceLayerStats>& stats() const { return stats_; }  // by layer
   void reset_stats() { stats_.assign(stats_.size(), {}); }
   int64_t device_waits() const { return stages_.device().waits(); }
@@ -92,6 +86,7 @@ class DeviceExperts {
   std::vector<bool> place(const LayerRouting& routing, std::span<const ExpertId> missing) const;
   Status bring(const LayerRouting& routing, std::span<const ExpertId> missing);
   void copy(LayerId layer, ExpertId expert, int slot);
+  void release_copied();
   void number_rows(const LayerRouting& routing, std::span<const ExpertId> experts);
   void launch(const LayerRouting& routing, std::span<const ExpertId> experts);
   void compute_work(std::span<const int32_t> token_of_row, size_t input_row_bytes);
@@ -108,7 +103,9 @@ class DeviceExperts {
   const std::atomic<bool>* interrupted_;
   MissCosts costs_;
   Trace* trace_ = nullptr;
-  std::vector<DeviceLayerStats> stats_;
+  DeviceTier tier_;
+  std::vector<DeviceLayerStats>& stats_;
+  int64_t launched_at_ = -1;  // of the device's waits: it was not waited for since what was launched last
   std::vector<ExpertId> held_in_ram_;  // handed out by the cache, being copied
   std::vector<int32_t> first_row_of_;  // by expert, of the present layer
   int32_t rows_ = 0;                   // numbered so far

@@ -145,7 +145,11 @@ void ForwardPass::head(int32_t first, int32_t count) {
 }
 
 void ForwardPass::look_after_reads() {
-  if (cache_ != nullptr) cache_->poll();
+  if (device_experts_ != nullptr) {
+    device_experts_->tier().poll();
+  } else if (cache_ != nullptr) {
+    cache_->poll();
+  }
   if (background_) background_();
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "io/extent_reader.h"
 #include "plan/cutoff.h"
 
 namespace drafthorse {

@@ -15,16 +15,16 @@
 #include <string_view>
 #include <vector>
 
-#include "expert/cache.h"
+#include "expert/fast_tier.h"
 #include "predict/forecast.h"
 
 namespace drafthorse {
 
 // What a policy sees. Times in seconds, by recent measurements; 0 until there are any.
 struct PrefetchView {
-  PrefetchView(ExpertCache& of_cache, const Forecast& of_forecast) : cache(of_cache), forecast(of_forecast) {}
+  PrefetchView(FastTier& of_cache, const Forecast& of_forecast) : cache(of_cache), forecast(of_forecast) {}
 
-  ExpertCache& cache;
+  FastTier& cache;
   const Forecast& forecast;
   int n_expert_used = 0;
   int depth = 0;         // tokens being drafted

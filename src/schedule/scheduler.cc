@@ -4,6 +4,9 @@
 
 #include <algorithm>
 
+#include "base/check.h"
+#include "base/units.h"
+#include "io/extent_reader.h"
 #include "plan/slot_shares.h"
 
 namespace drafthorse {
@@ -14,15 +17,9 @@ void average(double& value, double sample) {
   value = value == 0 ? sample : value + kGain * (sample - value);
 }
 
-int64_t total_stall_ns(const ExpertCache& cache) {
-  int64_t total = 0;
-  for (const LayerCacheStats& layer : cache.stats()) total += layer.stall_ns;
-  return total;
-}
-
 }  // namespace
 
-ExpertScheduler::ExpertScheduler(ExpertCache& cache, std::unique_ptr<Predictor> predictor,
+ExpertScheduler::ExpertScheduler(FastTier& cache, std::unique_ptr<Predictor> predictor,
                                  std::unique_ptr<PrefetchPolicy> prefetch, const Options& options, const Clock& clock)
     : cache_(cache),
       predictor_(std::move(predictor)),
@@ -74,7 +71,7 @@ void ExpertScheduler::begin_cycle(int depth) {
   next_layer_ = 0;
   draft_layers_done_ = 0;
   phase_start_ns_ = clock_.now_ns();
-  if (cache_.read_bytes_per_s() > 0) times_.bytes_per_s = cache_.read_bytes_per_s();
+  if (cache_.load_bytes_per_s() > 0) times_.bytes_per_s = cache_.load_bytes_per_s();
   times_.expert_load_s = times_.bytes_per_s > 0 ? expert_bytes_ / times_.bytes_per_s : 0;
   predictor_->begin_window(forecast_);
   if (!drafting_) return;
@@ -101,7 +98,7 @@ void ExpertScheduler::begin_verify(int tokens) {
   }
   drafting_ = false;
   phase_start_ns_ = last_layer_ns_ = now;
-  stall_before_ns_ = total_stall_ns(cache_);
+  stall_before_ns_ = cache_.stall_ns();
   average(window_, tokens);
   cache_.set_window(window_);
   predictor_->drafted(tokens, forecast_);
@@ -129,7 +126,7 @@ void ExpertScheduler::note(LayerId layer, std::span<const ExpertId> used) {
 
 void ExpertScheduler::routed(LayerId layer, std::span<const ExpertId> used) {
   const int64_t now = clock_.now_ns();
-  const int64_t stall = total_stall_ns(cache_);
+  const int64_t stall = cache_.stall_ns();
   if (next_layer_ > 0) average(times_.verify_layer_s, seconds(now - last_layer_ns_ - (stall - stall_before_ns_)));
   last_layer_ns_ = now;
   stall_before_ns_ = stall;

@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "expert/cache.h"
+#include "expert/fast_tier.h"
 #include "predict/predictor.h"
 #include "schedule/prefetch_policy.h"
 
@@ -54,7 +54,7 @@ class ExpertScheduler {
     bool adaptive_shares = false;  // slots move to the layers that would miss most
   };
   // cache and clock must outlive the scheduler.
-  ExpertScheduler(ExpertCache& cache, std::unique_ptr<Predictor> predictor, std::unique_ptr<PrefetchPolicy> prefetch,
+  ExpertScheduler(FastTier& cache, std::unique_ptr<Predictor> predictor, std::unique_ptr<PrefetchPolicy> prefetch,
                   const Options& options, const Clock& clock);
 
   std::vector<ScoreSource> wants() const { return predictor_->wants(); }
@@ -81,7 +81,7 @@ class ExpertScheduler {
   void limit_background();
   void share_slots_anew();
 
-  ExpertCache& cache_;
+  FastTier& cache_;
   std::unique_ptr<Predictor> predictor_;
   std::unique_ptr<PrefetchPolicy> prefetch_;
   Options options_;

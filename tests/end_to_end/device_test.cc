@@ -8,6 +8,7 @@
 #include "base/host_memory.h"
 #include "end_to_end/agreement.h"
 #include "end_to_end/generation.h"
+#include "schedule/policy.h"
 #include "support/device_server_process.h"
 #include "support/family_cases.h"
 #include "support/temp_dir.h"
@@ -151,6 +152,40 @@ TEST_F(OnDevice, FixedPlacementGivesTheSameTextWithAnyEviction) {
     few.device_slots = 9;
     few.expert_slots = 20;
     expect_same(few, eviction);
+  }
+}
+
+// What policies plan ahead for is the device's slots, from RAM and through it from the SSD, and changes no text.
+TEST_F(OnDevice, PoliciesBringExpertsAhead) {
+  for (const SchedulePolicy& policy : schedule_policies()) {
+    for (const int ram_slots : {12, kAllSlots}) {
+      SCOPED_TRACE(fmt::format("{}, {} slots in RAM", policy.name, ram_slots));
+      EngineOptions few = drafting("model", 4);
+      few.draft_path = kQuantizedDraft;  // of the target's width, for the predictors that ask for it
+      few.schedule.policy = policy.name;
+      few.device_slots = 48;
+      few.expert_slots = ram_slots;
+      Result<std::unique_ptr<Engine>> engine = Engine::open(few, {});
+      ASSERT_TRUE(engine.ok()) << engine.status().message();
+      DeviceExperts& experts = *(*engine)->target().device_experts;
+      DeviceLayerStats total;
+      const std::vector<std::string> prompts = read_prompts(kPrompts);
+      for (size_t i = 0; i < prompts.size(); ++i) {
+        const Generated result = generate(**engine, (*engine)->tokenizer().tokenize(prompts[i]), kTokens);
+        ASSERT_TRUE(result.status.ok()) << result.status.message();
+        EXPECT_EQ(result.tokens, reference()[i]) << "prompt " << i;
+        experts.slots().check_invariants();
+        (*engine)->target().cache->check_invariants();
+        total = total_of({total, total_of(experts.stats())});
+      }
+      if (policy.prefetch == "none") {
+        EXPECT_EQ(total.prefetched, 0);
+      } else {
+        EXPECT_GT(total.prefetched, 20);
+        EXPECT_GT(total.prefetched_used, 0);
+      }
+      EXPECT_LE(total.prefetched_used, total.prefetched);
+    }
   }
 }
 
