@@ -133,6 +133,7 @@ class BatchRun {
   Status prepare() {
     RETURN_IF_ERROR(check_flags(flags_));
     ASSIGN_OR_RETURN(options_, engine_options(flags_.model));
+    ASSIGN_OR_RETURN(options_.device, device_options(flags_.device));
     RequestDefaults defaults;
     ASSIGN_OR_RETURN(defaults.sampling, sampling_options(flags_.sampling));
     defaults.seed = flags_.sampling.seed;
@@ -187,7 +188,9 @@ class BatchRun {
       options_.batch->requests = size.requests;
       // Memory for a sampler is set aside once.
       if (size.sampling && size.sampling->grammar.empty()) options_.sampling = *size.sampling;
-      choose({size.typical_prompt_tokens, size.typical_tokens - size.typical_prompt_tokens, size.requests});
+      // How fast a device is the profile does not tell.
+      if (measuring->device() == nullptr)
+        choose({size.typical_prompt_tokens, size.typical_tokens - size.typical_prompt_tokens, size.requests});
     }
     trim_heap();
     Result<std::unique_ptr<Engine>> opened =
@@ -308,6 +311,9 @@ text is the one that `drafthorse run` writes for the prompt and seed. Without a 
 made from its custom_id. A request that cannot be answered gets an error for its result; the exit code is then 5.
 Ctrl-C, a crash or a loss of power lose what was being generated, nothing else: --resume goes on.)");
   add_model_flags(*batch, flags.model);
+  add_device_flags(*batch, flags.device);
+  // The text is the same only where every pass has the same width.
+  batch->remove_option(batch->get_option("--placement"));
   const auto path = [&](const char* flag, std::string& value, const std::string& help) {
     return batch->add_option(flag, value, help)->type_name("FILE")->check(check_not_empty);
   };

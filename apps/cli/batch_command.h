@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "device_flags.h"
 #include "engine_flags.h"
 #include "run_trace.h"
 #include "sampling_flags.h"
@@ -16,6 +17,7 @@ inline constexpr int kSomeFailed = 5;
 
 struct BatchFlags {
   ModelFlags model;
+  DeviceFlags device;
   std::string in;
   std::string out;
   bool resume = false;

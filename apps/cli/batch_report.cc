@@ -6,6 +6,7 @@
 
 #include "base/host_memory.h"
 #include "base/units.h"
+#include "device_report.h"
 
 namespace drafthorse::cli {
 namespace {
@@ -25,6 +26,10 @@ double end_to_end_tokens_per_s(const JobReport& report) {
 }
 double acceptance(const JobReport& report) {
   return ratio(report.stats.sum.accepted_tokens, report.stats.sum.drafted_tokens);
+}
+DeviceLayerStats device_stats(const JobReport& report) {
+  const DeviceExperts* experts = report.engine.target().device_experts.get();
+  return experts != nullptr ? total_of(experts->stats()) : DeviceLayerStats();
 }
 // Of the time in iterations: computing, not waiting for experts.
 double computing_share(const JobReport& report) {
@@ -106,6 +111,9 @@ void print_summary(Console& console, const JobReport& report) {
                              ratio(static_cast<double>(sum.bytes_read), stats.busy_s) * 1e-9,
                              100 * ratio(sum.stall_s, stats.busy_s)));
   }
+  if (report.engine.device() != nullptr) {
+    console.line(device_summary(report.engine, device_stats(report), sum.generated_tokens));
+  }
   console.line(fmt::format("memory: {} at most, of a budget of {}", format_size(peak_resident_bytes()),
                            format_size(report.engine.ram_budget_bytes())));
 }
@@ -116,6 +124,9 @@ void print_stats(Console& console, const JobReport& report) {
     console.line(fmt::format("  {:<28} {:>12}", entry.tag, format_size(entry.bytes)));
   }
   console.line(fmt::format("  {:<28} {:>12}", "in all", format_size(report.engine.ledger().total())));
+  if (const std::string device = device_memory_text(report.engine); !device.empty()) {
+    console.line(device.substr(0, device.size() - 1));
+  }
   const BatchStats& stats = report.stats;
   const BatchIteration& sum = stats.sum;
   console.line(fmt::format(
@@ -209,6 +220,7 @@ Json stats_json(const JobReport& report) {
           {"context", engine.context()},
           {"expert_slots", engine.memory_plan().slots},
           {"experts", engine.target().model->layout().total_experts()},
+          {"device", device_json(engine, device_stats(report))},
           {"peak_rss_bytes", peak_resident_bytes()},
           {"ram_budget_bytes", engine.ram_budget_bytes()},
           {"memory", memory}};

@@ -28,6 +28,7 @@ constexpr size_t kTimelineIterations = 3;
 EngineOptions engine_options(const BatchBenchPlan& plan, const BatchContender& contender, uint64_t ram_bytes) {
   EngineOptions options = engine_options(plan, contender.drafts(), ram_bytes);
   if (contender.drafts() && contender.depth != "auto") options.draft_depth = std::stoi(contender.depth);
+  options.device.name = kNoDevice;  // what is predicted is the CPU's time
   options.batch = BatchOptions{.sequences = 1, .typical_tokens = 1, .requests = 1, .regime = contender.regime};
   return options;
 }
@@ -124,7 +125,8 @@ Status make_model(BatchBenchPlan& plan, const Engine& engine, const RequestSizes
 std::vector<std::string> arguments_of(const BatchBenchPlan& plan, const BatchCase& at, const BatchContender& who) {
   std::vector<std::string> out = arguments_of(plan, "batch", who.drafts(), plan.ram_bytes.at(at.budget));
   out.insert(out.end(), {"--in", requests_path(plan.folder, plan.requests_of(at.sequences)), "--out",
-                         plan.folder + "/results.jsonl", "--sequences", std::to_string(at.sequences)});
+                         plan.folder + "/results.jsonl", "--sequences", std::to_string(at.sequences), "--device",
+                         std::string(kNoDevice)});
   for (const std::string& flag : who.flags()) out.push_back(flag);
   return out;
 }

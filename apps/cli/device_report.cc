@@ -39,45 +39,68 @@ Json ledger_json(const MemoryLedger& ledger) {
   return memory;
 }
 
+Json stats_json(const DeviceLayerStats& layer) {
+  return {{"hits", layer.hits},
+          {"copied", layer.copied},
+          {"on_host", layer.on_host},
+          {"prefetched", layer.prefetched},
+          {"prefetched_used", layer.prefetched_used},
+          {"extra_waits", layer.extra_waits},
+          {"bytes_copied", layer.bytes_copied},
+          {"bytes_prefetched", layer.bytes_prefetched}};
+}
+
 Json layers_json(const std::vector<DeviceLayerStats>& layers) {
   Json out = Json::array();
   for (size_t i = 0; i < layers.size(); ++i) {
-    const DeviceLayerStats& layer = layers[i];
-    out.push_back({{"layer", i},
-                   {"hits", layer.hits},
-                   {"copied", layer.copied},
-                   {"on_host", layer.on_host},
-                   {"prefetched", layer.prefetched},
-                   {"prefetched_used", layer.prefetched_used},
-                   {"extra_waits", layer.extra_waits},
-                   {"bytes_copied", layer.bytes_copied},
-                   {"bytes_prefetched", layer.bytes_prefetched}});
+    Json& layer = out.emplace_back(Json{{"layer", i}});
+    layer.update(stats_json(layers[i]));
   }
+  return out;
+}
+
+// What holds for any run.
+Json common_json(const Engine& engine) {
+  Json out = {{"name", engine.device()->info().name},           {"description", engine.device()->info().description},
+              {"placement", engine.options().device.placement}, {"vram_budget_bytes", engine.vram_budget_bytes()},
+              {"memory", ledger_json(engine.device_ledger())},  {"waits", engine.device()->waits()}};
+  const LoadedModel& target = engine.target();
+  if (target.device_experts == nullptr) return out;
+  const OneMiss miss = one_miss(target);
+  out["expert_slots"] = target.device_experts->slots().slots();
+  out["expert_bytes"] = static_cast<uint64_t>(miss.bytes);
+  out["link_bytes_per_s"] = target.device_experts->tier().link_bytes_per_s();
+  out["copy_s"] = miss.copy_s;
+  out["host_s"] = miss.host_s;
   return out;
 }
 
 }  // namespace
 
-void print_device_summary(Console& console, const Engine& engine, const SessionStats& stats) {
-  if (engine.device() == nullptr) return;
+std::string device_summary(const Engine& engine, const DeviceLayerStats& total, int64_t generated) {
+  if (engine.device() == nullptr) return "";
   const LoadedModel& target = engine.target();
   std::string line = fmt::format("device: {}, {} of {}", engine.device()->info().name,
                                  format_size(engine.device_ledger().total()), format_size(engine.vram_budget_bytes()));
   if (target.device_experts != nullptr) {
-    const DeviceLayerStats total = total_of(stats.decode_device);
-    const auto tokens = static_cast<uint64_t>(std::max<int64_t>(1, stats.generated_tokens));
+    const auto tokens = static_cast<uint64_t>(std::max<int64_t>(1, generated));
     line += fmt::format(
         "; {} of {} experts fit there: {:.0f} % of those needed were there, {:.0f} % were copied ({} per token), "
         "{:.0f} % computed on the CPU",
         target.device_experts->slots().slots(), target.model->layout().total_experts(), percent(total.hits, total),
         percent(total.copied, total), format_size(total.bytes_copied / tokens), percent(total.on_host, total));
     if (total.prefetched > 0) {
-      line += fmt::format("; {} per token copied ahead, {:.0f} % of it used",
-                          format_size(total.bytes_prefetched / tokens),
-                          100.0 * static_cast<double>(total.prefetched_used) / static_cast<double>(total.prefetched));
+      line +=
+          fmt::format("; {} per token copied ahead, {:.0f} % of it used", format_size(total.bytes_prefetched / tokens),
+                      100.0 * static_cast<double>(total.prefetched_used) / static_cast<double>(total.prefetched));
     }
   }
-  console.line(line);
+  return line;
+}
+
+void print_device_summary(Console& console, const Engine& engine, const SessionStats& stats) {
+  if (engine.device() == nullptr) return;
+  console.line(device_summary(engine, total_of(stats.decode_device), stats.generated_tokens));
   if (!engine.fixed_placement() && stats.near_ties > 0) {
     console.line(fmt::format("near ties: {} of {} tokens, where another device or depth may write another one",
                              stats.near_ties, stats.generated_tokens));
@@ -134,23 +157,18 @@ void print_device_stats(Console& console, const Engine& engine, const SessionSta
 
 Json device_json(const Engine& engine, const SessionStats& stats) {
   if (engine.device() == nullptr) return {};
-  Json out = {{"name", engine.device()->info().name},
-              {"description", engine.device()->info().description},
-              {"placement", engine.options().device.placement},
-              {"vram_budget_bytes", engine.vram_budget_bytes()},
-              {"memory", ledger_json(engine.device_ledger())},
-              {"waits", engine.device()->waits()},
-              {"near_ties", stats.near_ties}};
-  const LoadedModel& target = engine.target();
-  if (target.device_experts == nullptr) return out;
-  const OneMiss miss = one_miss(target);
-  out["expert_slots"] = target.device_experts->slots().slots();
-  out["expert_bytes"] = static_cast<uint64_t>(miss.bytes);
-  out["link_bytes_per_s"] = target.device_experts->tier().link_bytes_per_s();
-  out["copy_s"] = miss.copy_s;
-  out["host_s"] = miss.host_s;
+  Json out = common_json(engine);
+  out["near_ties"] = stats.near_ties;
+  if (engine.target().device_experts == nullptr) return out;
   out["prefill_layers"] = layers_json(stats.prefill_device);
   out["decode_layers"] = layers_json(stats.decode_device);
+  return out;
+}
+
+Json device_json(const Engine& engine, const DeviceLayerStats& total) {
+  if (engine.device() == nullptr) return {};
+  Json out = common_json(engine);
+  if (engine.target().device_experts != nullptr) out["experts"] = stats_json(total);
   return out;
 }
 

@@ -65,6 +65,8 @@ Result<BatchAdvice> advise_here(const PlanFlags& flags) {
                    engine_options(EngineFlags{flags.target, flags.draft, flags.ram, flags.context, flags.threads,
                                               flags.draft_depth, flags.drafter, flags.kv}));
   const BatchJob job = {flags.prompt_tokens, flags.tokens, flags.batch.requests};
+  // A device's times the profile does not have.
+  options.device.name = kNoDevice;
   options.batch = BatchOptions{.sequences = static_cast<int32_t>(flags.batch.sequences),
                                .typical_tokens = job.prompt_tokens + job.output_tokens,
                                .requests = job.requests};

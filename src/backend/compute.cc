@@ -16,9 +16,14 @@ void Compute::run(ggml_cgraph* graph) {
 }
 
 Result<DeviceBuffer> DeviceBuffer::reserve(uint64_t bytes, Pages pages) {
+  if (bytes == 0) return DeviceBuffer();
+  ASSIGN_OR_RETURN(Arena arena, Arena::reserve(bytes, pages));
+  return over(std::move(arena));
+}
+
+DeviceBuffer DeviceBuffer::over(Arena arena) {
   DeviceBuffer result;
-  if (bytes == 0) return result;
-  ASSIGN_OR_RETURN(result.arena_, Arena::reserve(bytes, pages));
+  result.arena_ = std::move(arena);
   result.buffer_.reset(ggml_backend_cpu_buffer_from_ptr(result.arena_.data(), result.arena_.bytes()));
   CHECK(result.buffer_ != nullptr);
   return result;

@@ -39,6 +39,7 @@ class DeviceBuffer {
  public:
   DeviceBuffer() = default;
   static Result<DeviceBuffer> reserve(uint64_t bytes, Pages pages = Pages::kHuge);
+  static DeviceBuffer over(Arena arena);
   DeviceBuffer(DeviceBuffer&&) = default;
   DeviceBuffer& operator=(DeviceBuffer&&) = default;
 

@@ -147,6 +147,7 @@ Result<std::unique_ptr<Device>> Device::open(const std::string& name) {
   if (device->info_.async && device->info_.events) {
     device->copied_.reset(ggml_backend_event_new(found));
     if (device->copied_ != nullptr) device->copies_.reset(ggml_backend_dev_init(found, nullptr));
+    for (Event& mark : device->marks_) mark.reset(ggml_backend_event_new(found));
   }
   return device;
 }
@@ -186,6 +187,21 @@ void Device::read(const ggml_tensor* tensor, void* data, uint64_t offset, uint64
 
 void Device::wait() {
   ggml_backend_synchronize(backend_.get());
+  ++waits_;
+}
+
+int Device::mark() {
+  const int mark = std::exchange(next_mark_, 1 - next_mark_);
+  if (marks_[mark] != nullptr) ggml_backend_event_record(marks_[mark].get(), backend_.get());
+  return mark;
+}
+
+void Device::wait_for(int mark) {
+  if (marks_[mark] == nullptr) {
+    wait();
+    return;
+  }
+  ggml_backend_event_synchronize(marks_[mark].get());
   ++waits_;
 }
 

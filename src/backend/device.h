@@ -72,6 +72,9 @@ class Device {
   // Until all that is queued is done, copies aside.
   void wait();
   int64_t waits() const { return waits_; }  // since the device was opened
+  // A point in the queue, and until all before it is done: what was queued after it goes on. The last two marks hold.
+  int mark();
+  void wait_for(int mark);
 
   // Queues a copy to the device beside what is computed. `data` must stay until it is done, and nothing that is queued
   // or running may use where it goes.
@@ -100,6 +103,8 @@ class Device {
   Backend backend_;
   Backend copies_;  // null where the device cannot do two things at once: copies are queued with the rest
   Event copied_;
+  Event marks_[2];  // null where its queue cannot be waited for in parts
+  int next_mark_ = 0;
   int64_t waits_ = 0;
   uint64_t copied_bytes_ = 0;
 };

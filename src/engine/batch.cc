@@ -24,6 +24,9 @@ ModelCost cost_of(const GgufIndex& index, const Model& model) {
 
 double residents_per_layer(const LoadedModel& model) {
   if (model.cache == nullptr) return 0;
+  if (model.device_experts != nullptr) {
+    return static_cast<double>(model.device_experts->slots().held()) / model.model->layout().moe_layers();
+  }
   return static_cast<double>(model.cache->residents()) / model.model->layout().moe_layers();
 }
 
@@ -76,7 +79,7 @@ struct Batch::Parts {
   std::vector<Sequence*> running;                 // those in the pass, in its order
   std::vector<int32_t> free_numbers;
   uint64_t free_bytes = 0;
-  uint64_t bytes_read = 0;  // of experts, as of the last iteration
+  uint64_t bytes_read = 0;  // of experts, into the fastest tier, as of the last iteration
   std::vector<BatchResult> finished;
 };
 
@@ -90,7 +93,7 @@ Batch::Batch(Engine& engine) : engine_(engine), parts_(std::make_unique<Parts>(e
     parts.drafter = std::make_unique<ModelBatchDrafter>(*engine.draft_pass(), parts.target.model->config().n_vocab);
     // While the draft computes, what the target's next pass begins with is read.
     if (parts.target.cache != nullptr) {
-      engine.draft_pass()->set_background([cache = parts.target.cache.get()] { cache->poll(); });
+      engine.draft_pass()->set_background([tier = parts.target.fastest_tier()] { tier->poll(); });
     }
   } else if (!engine.drafter_names_in_use().empty()) {
     parts.drafter = std::make_unique<NgramBatchDrafter>(sequences, engine.context());
@@ -328,7 +331,9 @@ std::vector<BatchRun> Batch::lay_out() {
 
 Status Batch::verify(std::span<const BatchRun> runs) {
   LoadedModel& target = parts_->target;
-  if (target.cache != nullptr) target.cache->set_window(static_cast<double>(last_.window_tokens + last_.prompt_tokens));
+  if (FastTier* fastest = target.fastest_tier(); fastest != nullptr) {
+    fastest->set_window(static_cast<double>(last_.window_tokens + last_.prompt_tokens));
+  }
   const int64_t start = engine_.clock().now_ns();
   RETURN_IF_ERROR(target.pass->run_batch(runs));
   if (Trace* trace = engine_.options().trace; trace != nullptr) {
@@ -342,7 +347,11 @@ Status Batch::verify(std::span<const BatchRun> runs) {
   last_.experts_s = last_.pass_s - last_.attention_s - last_.stall_s;
   if (target.cache != nullptr) {
     const LayerCacheStats all = sum(target.cache->stats());
-    const uint64_t bytes = all.bytes_demanded + all.bytes_prefetched;
+    uint64_t bytes = all.bytes_demanded + all.bytes_prefetched;
+    if (target.device_experts != nullptr) {
+      const DeviceLayerStats device = total_of(target.device_experts->stats());
+      bytes = device.bytes_copied + device.bytes_prefetched;
+    }
     last_.bytes_read = bytes - std::exchange(parts_->bytes_read, bytes);
   }
   return {};

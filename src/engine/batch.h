@@ -65,7 +65,7 @@ struct BatchIteration {
   double experts_s = 0;     // of pass_s: computing experts
   double stall_s = 0;       // of pass_s: waiting for experts with nothing to compute
   double head_s = 0;        // logits and choices
-  uint64_t bytes_read = 0;  // of experts
+  uint64_t bytes_read = 0;  // of experts; on a device, copied to it
 
   void add(const BatchIteration& other);  // all but the depth
 };

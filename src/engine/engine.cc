@@ -32,6 +32,8 @@ constexpr uint64_t kLeastDeviceReserve = 256 * kMiB;
 // On a device a run's scores are kept, [context, columns, heads]: no more of them than this.
 constexpr int32_t kDevicePrefillTokens = 512;
 constexpr int64_t kMostScoreBytes = int64_t{256} << 20;
+// And of a batch's pass: every (token, expert) pair's rows are there at once, no more of them than this.
+constexpr int64_t kMostExpertRowBytes = int64_t{512} << 20;
 
 constexpr BatchRegime kBatchRegimes[] = {
     {"auto", "circle", ReadAhead::kByUse},
@@ -78,6 +80,9 @@ Status check_batch(const EngineOptions& options) {
   }
   if (options.sampling.rejection) {
     return usage_error("--accept rejection is for one text at a time: here a request's text must not depend on others");
+  }
+  if (options.device.placement == "fixed") {
+    return usage_error("--placement fixed is for one text at a time: a batch's passes have all widths");
   }
   return {};
 }
@@ -174,9 +179,9 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options, const
 Status Engine::open_device() {
   DeviceOptions& options = options_.device;
   const bool asked_for = options.name != "auto" && options.name != kNoDevice;
-  const std::string only_cpu = options_.batch                   ? "batches are"
-                               : options_.calibration_positions ? "calibration is"
-                               : options_.kv_type != "f16"      ? "keys and values in q8_0 are"
+  const bool on_device = options_.kv_type != "f16" && !options_.batch;  // keys and values
+  const std::string only_cpu = options_.calibration_positions   ? "calibration is"
+                               : on_device                      ? "one text's keys and values in q8_0 are"
                                : options_.drafter == "resident" ? "--drafter resident is"
                                                                 : "";
   if (!only_cpu.empty() && asked_for) {
@@ -312,6 +317,13 @@ ModelOptions Engine::target_shape() const {
   if (batch.requests > 0) shape.sequences = static_cast<int32_t>(std::min<int64_t>(shape.sequences, batch.requests));
   const int32_t windows = std::min(kMostBatchColumns, shape.sequences * (draft_depth_limit() + 1));
   shape.workspace = {std::max({kPrefillTokens, windows, shape.sequences}), kBatchLogits};
+  if (device_ == nullptr) return shape;
+  // The texts' keys and values are the host's.
+  shape.host_attention = true;
+  const int64_t row = int64_t{sizeof(float)} * (2 * target_config_.n_embd + 3 * target_config_.n_ff_expert) *
+                      std::max(1, target_config_.n_expert_used);
+  const auto columns = static_cast<int32_t>(std::min<int64_t>(kMostExpertRowBytes / row, shape.workspace.columns));
+  shape.workspace.columns = std::max({columns, shape.sequences, kBatchLogits});
   return shape;
 }
 

@@ -126,6 +126,11 @@ struct LoadedModel {
   std::unique_ptr<ExpertBank> bank;    // on a device, for a MoE model, with:
   std::unique_ptr<DeviceExperts> device_experts;
   std::unique_ptr<ForwardPass> pass;
+
+  // Of its experts; nullptr for a dense model.
+  FastTier* fastest_tier() const {
+    return device_experts != nullptr ? static_cast<FastTier*>(&device_experts->tier()) : cache.get();
+  }
 };
 
 class Engine {

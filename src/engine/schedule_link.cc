@@ -157,9 +157,7 @@ void ScheduleLink::start(LoadedModel& target, LoadedModel* draft, double bytes_p
   const int draft_layers = draft != nullptr ? draft->model->config().n_layer : 0;
   const ExpertScheduler::Options options = {shapes_, draft_layers, bytes_per_s,
                                             find_schedule_policy(options_.policy)->adaptive_shares};
-  FastTier* const fastest = target.device_experts != nullptr ? static_cast<FastTier*>(&target.device_experts->tier())
-                                                             : target.cache.get();
-  scheduler_ = std::make_unique<ExpertScheduler>(*fastest, std::move(predictor_),
+  scheduler_ = std::make_unique<ExpertScheduler>(*target.fastest_tier(), std::move(predictor_),
                                                  make_prefetch_policy(options_.prefetch, {options_.cutoff_layers}),
                                                  options, clock);
   target.cache->set_batched(options_.batched_reads);

@@ -7,6 +7,11 @@
 #include "plan/miss_placement.h"
 
 namespace drafthorse {
+namespace {
+
+constexpr size_t kMostOfWave = 8;  // experts
+
+}  // namespace
 
 DeviceExperts::DeviceExperts(Model& model, ExpertCache& host, ExpertBank& bank, DeviceSlots slots, Placement placement,
                              const Clock& clock, const std::atomic<bool>* interrupted)
@@ -128,6 +133,11 @@ Status DeviceExperts::bring(const LayerRouting& routing, std::span<const ExpertI
       copy(routing.layer, expert, *slot);
       held_in_ram_.push_back(expert);
       wave.push_back(expert);
+      // Of many, the first are computed while the others are copied.
+      if (wave.size() == kMostOfWave) {
+        launch(routing, wave);
+        wave.clear();
+      }
     }
     launch(routing, wave);
     run_on_host(routing, for_host);

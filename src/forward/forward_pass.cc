@@ -122,18 +122,15 @@ Status ForwardPass::run_batch(std::span<const BatchRun> runs) {
     abandon();
     return status;
   }
-  // What is wanted of the stream moves to its front, so that head() finds it side by side.
-  const auto n_embd = static_cast<size_t>(model_.config().n_embd);
-  float* residual = model_.workspace().residual;
-  size_t column = 0;
-  size_t wanted = 0;
+  std::vector<int32_t> wanted;
+  int32_t column = 0;
   for (const BatchRun& one : runs) {
-    column += one.run.tokens.size();
-    for (size_t from = column - static_cast<size_t>(one.logits_wanted); from < column; ++from, ++wanted) {
-      if (from != wanted) std::copy_n(residual + from * n_embd, n_embd, residual + wanted * n_embd);
-    }
+    column += static_cast<int32_t>(one.run.tokens.size());
+    for (int32_t from = column - one.logits_wanted; from < column; ++from) wanted.push_back(from);
     kv.extend(static_cast<int32_t>(one.run.tokens.size()), one.run.sequence);
   }
+  model_.keep_columns(wanted);
+  if (device_experts_ != nullptr) device_experts_->settle();
   end_ns_ = clock_.now_ns();
   stats_.duration_ns = end_ns_ - start;
   return {};
@@ -244,12 +241,20 @@ void ForwardPass::tell_routed(LayerId layer) {
 Status ForwardPass::experts_on_device(LayerId layer, int32_t count) {
   const bool window = count <= model_.workspace().shape().max_window;
   const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
-  cache_->set_background_limit(window ? kBackgroundBytesInFlight : kStreamBackgroundBytes);
+  device_experts_->tier().set_background_limit(window && !is_batch_ ? kBackgroundBytesInFlight
+                                                                    : kStreamBackgroundBytes);
   if (window) tell_routed(layer);
   RETURN_IF_ERROR(device_experts_->run({layer, count, routes_[index(layer)], tokens_of_, union_}));
   if (window && observer() != nullptr) {
     observer()->demanded(layer);
     observer()->worked();
+  }
+  if (is_batch_) {
+    // Behind this layer's copies, while it is computed.
+    foresee_next_layer(layer, count);
+    for (const ExpertKey key : ahead_) {
+      if (device_experts_->tier().prefetch(key) == Prefetched::kNoSlot) break;
+    }
   }
   stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
   return {};

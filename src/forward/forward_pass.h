@@ -8,7 +8,7 @@
 //
 // A model on a device computes its experts there (device_experts.h), where windows and long runs differ little.
 //
-// run() is for one sequence, run_batch() for many; the latter is the host's alone.
+// run() is for one sequence, run_batch() for many; with a device the latter wants attention on the host.
 //
 // The KV cache holds the window's keys and values afterwards, its length extended by them; a caller that rejects some
 // truncates it.

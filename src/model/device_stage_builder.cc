@@ -44,6 +44,16 @@ ggml_tensor* DeviceStageBuilder::cached_attention(ggml_tensor* q, ggml_tensor* k
                       int64_t{config().value_dim} * config().n_head, n);
 }
 
+ggml_tensor* SplitStageBuilder::cached_attention(ggml_tensor* q, ggml_tensor* k, ggml_tensor* v,
+                                                 const KvCache& /*cache*/, int32_t /*layer*/,
+                                                 ggml_tensor* /*positions*/, ggml_tensor* /*kv_rows*/) {
+  const auto side_by_side = [&](ggml_tensor* x) { return ggml_cont_2d(context(), x, x->ne[0] * x->ne[1], x->ne[2]); };
+  q_ = side_by_side(q);
+  k_ = side_by_side(k);
+  if (v != nullptr) v_ = side_by_side(v);
+  return attended_;
+}
+
 ggml_tensor* DeviceStageBuilder::gated_ffn(ggml_tensor* x, ggml_tensor* gate, ggml_tensor* up, ggml_tensor* down) {
   return linear(down, ggml_swiglu_split(context(), linear(gate, x), linear(up, x)));
 }

@@ -54,7 +54,7 @@ int32_t DeviceStages::extent_for(int32_t positions) const {
 Status DeviceStages::plan(std::span<const RouterProbe> probes) {
   CHECK(!memory_ || !memory_->allocated());
   probes_.assign(probes.begin(), probes.end());
-  context_.reset(ggml_init({(16 + probes_.size()) * ggml_tensor_overhead(), nullptr, true}));
+  context_.reset(ggml_init({(24 + probes_.size()) * ggml_tensor_overhead(), nullptr, true}));
   memory_.emplace(device_);
   const auto tensor = [&](ggml_type type, int64_t width, int64_t rows) {
     ggml_tensor* made = ggml_new_tensor_2d(context_.get(), type, width, rows);
@@ -63,10 +63,18 @@ Status DeviceStages::plan(std::span<const RouterProbe> probes) {
   };
   const int64_t columns = shape_.columns;
   positions_ = tensor(GGML_TYPE_I32, columns, 1);
-  kv_rows_ = tensor(GGML_TYPE_I64, columns, 1);
-  mask_ = tensor(GGML_TYPE_F16, int64_t{kv_.device_rows()} * columns, 1);
+  if (shape_.host_attention) {
+    q_ = tensor(GGML_TYPE_F32, int64_t{config_.head_dim} * config_.n_head, columns);
+    k_ = tensor(GGML_TYPE_F32, int64_t{config_.head_dim} * config_.n_head_kv, columns);
+    if (!config_.is_latent()) v_ = tensor(GGML_TYPE_F32, int64_t{config_.value_dim} * config_.n_head_kv, columns);
+    attended_ = tensor(GGML_TYPE_F32, int64_t{config_.value_dim} * config_.n_head, columns);
+  } else {
+    kv_rows_ = tensor(GGML_TYPE_I64, columns, 1);
+    mask_ = tensor(GGML_TYPE_F16, int64_t{kv_.device_rows()} * columns, 1);
+  }
   residual_ = tensor(GGML_TYPE_F32, config_.n_embd, columns);
   logits_ = tensor(GGML_TYPE_F32, config_.n_vocab, std::max(shape_.max_window, shape_.fixed_window));
+  head_columns_ = tensor(GGML_TYPE_I32, logits_->ne[1], 1);
   if (config_.is_moe()) {
     const int64_t rows = columns * config_.n_expert_used;
     ffn_input_ = tensor(GGML_TYPE_F32, config_.n_embd, columns);
@@ -86,11 +94,18 @@ Status DeviceStages::plan(std::span<const RouterProbe> probes) {
   if (scratch_ != nullptr) ggml_gallocr_free(scratch_);
   scratch_ = ggml_gallocr_new(device_.memory_type());
   for (int32_t i = 0; i < config_.n_layer; ++i) {
-    RETURN_IF_ERROR(measure(build_layer(LayerId{i}, shape_.columns, kv_.device_rows())));
     // A single token may go through other operations.
-    RETURN_IF_ERROR(measure(build_layer(LayerId{i}, padded(1), kv_.device_rows())));
+    for (const int32_t count : {shape_.columns, padded(1)}) {
+      if (shape_.host_attention) {
+        RETURN_IF_ERROR(measure(build_before(LayerId{i}, 0, count)));
+        RETURN_IF_ERROR(measure(build_after(LayerId{i}, 0, count)));
+      } else {
+        RETURN_IF_ERROR(measure(build_layer(LayerId{i}, count, kv_.device_rows())));
+      }
+    }
   }
   RETURN_IF_ERROR(measure(build_head(0, static_cast<int32_t>(logits_->ne[1]))));
+  RETURN_IF_ERROR(measure(build_gathered_head(static_cast<int32_t>(logits_->ne[1]))));
   if (config_.is_moe()) {
     ExpertBank bank(device_, layout_);
     bank.set_slots(std::vector<int>(static_cast<size_t>(bank.kinds()), 2));
@@ -126,8 +141,14 @@ Status DeviceStages::allocate() {
   // The largest graphs first, so that kept ones never see their memory move.
   const auto reserve = [&](const Graph& graph) { return ggml_gallocr_reserve(scratch_, graph->graph); };
   bool done = reserve(build_head(0, static_cast<int32_t>(logits_->ne[1])));
+  done = done && reserve(build_gathered_head(static_cast<int32_t>(logits_->ne[1])));
   for (int32_t i = 0; i < config_.n_layer && done; ++i) {
-    done = reserve(build_layer(LayerId{i}, shape_.columns, kv_.device_rows()));
+    if (shape_.host_attention) {
+      done =
+          reserve(build_before(LayerId{i}, 0, shape_.columns)) && reserve(build_after(LayerId{i}, 0, shape_.columns));
+    } else {
+      done = reserve(build_layer(LayerId{i}, shape_.columns, kv_.device_rows()));
+    }
   }
   if (done) return {};
   return memory_error(fmt::format("device {} has no {} for intermediate results: give a smaller --vram or --ctx",
@@ -155,10 +176,6 @@ DeviceStages::Graph DeviceStages::build_layer(LayerId layer, int32_t count, int3
   const LayerInputs inputs = {columns(graph, residual_, 0, count), elements(graph, positions_, 0, count),
                               elements(graph, kv_rows_, 0, count)};
   const LayerStage stage = family_.build_layer(builder, weights_, kv_, index(layer), inputs);
-  if (stage.router_logits != nullptr) {
-    place(graph, stage.router_logits, router_logits_, 0);
-    place(graph, stage.ffn_input, ffn_input_, 0);
-  }
   for (size_t i = 0; i < probes_.size() && count <= probe_logits_[i]->ne[1]; ++i) {
     const RouterProbe& probe = probes_[i];
     if (probe.at != layer) continue;
@@ -170,16 +187,58 @@ DeviceStages::Graph DeviceStages::build_layer(LayerId layer, int32_t count, int3
     }
     place(graph, builder.linear(probe.router, x, probe.offset), probe_logits_[i], 0);
   }
-  place(graph, stage.residual, residual_, 0);
+  place_stage(graph, stage, 0);
   return graph;
+}
+
+// The residual last: nothing that reads it may come after.
+void DeviceStages::place_stage(const Graph& graph, const LayerStage& stage, int32_t first) const {
+  const auto column = static_cast<uint64_t>(first);
+  if (stage.router_logits != nullptr) {
+    place(graph, stage.router_logits, router_logits_, column * router_logits_->nb[1]);
+    place(graph, stage.ffn_input, ffn_input_, column * ffn_input_->nb[1]);
+  }
+  place(graph, stage.residual, residual_, column * residual_->nb[1]);
+}
+
+DeviceStages::Graph DeviceStages::build_before(LayerId layer, int32_t first, int32_t count) {
+  Graph graph = new_graph();
+  SplitStageBuilder builder(graph->context, config_, columns(graph, attended_, first, count));
+  const LayerInputs inputs = {columns(graph, residual_, first, count), elements(graph, positions_, first, count),
+                              nullptr};
+  family_.build_layer(builder, weights_, kv_, index(layer), inputs);
+  const auto column = static_cast<uint64_t>(first);
+  place(graph, builder.q(), q_, column * q_->nb[1]);
+  place(graph, builder.k(), k_, column * k_->nb[1]);
+  if (builder.v() != nullptr) place(graph, builder.v(), v_, column * v_->nb[1]);
+  return graph;
+}
+
+DeviceStages::Graph DeviceStages::build_after(LayerId layer, int32_t first, int32_t count) {
+  Graph graph = new_graph();
+  SplitStageBuilder builder(graph->context, config_, columns(graph, attended_, first, count));
+  const LayerInputs inputs = {columns(graph, residual_, first, count), elements(graph, positions_, first, count),
+                              nullptr};
+  place_stage(graph, family_.build_layer(builder, weights_, kv_, index(layer), inputs), first);
+  return graph;
+}
+
+ggml_tensor* DeviceStages::logits_of(const Graph& graph, ggml_tensor* residual) const {
+  DeviceStageBuilder builder(graph->context, config_, nullptr);
+  return builder.linear(weights_.output, builder.rms_norm(residual, weights_.output_norm, weights_.output_norm_bias),
+                        weights_.output_bias);
 }
 
 DeviceStages::Graph DeviceStages::build_head(int32_t first, int32_t count) {
   Graph graph = new_graph();
-  DeviceStageBuilder builder(graph->context, config_, nullptr);
-  ggml_tensor* x =
-      builder.rms_norm(columns(graph, residual_, first, count), weights_.output_norm, weights_.output_norm_bias);
-  place(graph, builder.linear(weights_.output, x, weights_.output_bias), logits_, 0);
+  place(graph, logits_of(graph, columns(graph, residual_, first, count)), logits_, 0);
+  return graph;
+}
+
+DeviceStages::Graph DeviceStages::build_gathered_head(int32_t count) {
+  Graph graph = new_graph();
+  ggml_tensor* wanted = ggml_get_rows(graph->context, residual_, elements(graph, head_columns_, 0, count));
+  place(graph, logits_of(graph, wanted), logits_, 0);
   return graph;
 }
 
@@ -253,6 +312,12 @@ void DeviceStages::begin(const float* embedded, std::span<const int32_t> positio
   if (!idle_) wait();
   count_ = static_cast<int32_t>(positions.size());
   CHECK(count_ > 0 && count_ <= shape_.columns);
+  if (shape_.host_attention) {
+    write(positions_, positions);
+    write(residual_,
+          std::span<const float>(embedded, static_cast<size_t>(count_) * static_cast<size_t>(config_.n_embd)));
+    return;
+  }
   const int32_t last = positions.back();
   extent_ = extent_for(last + 1);
   std::vector<int32_t> all_positions(positions.begin(), positions.end());
@@ -291,6 +356,27 @@ void DeviceStages::layer(LayerId layer, const LayerResults& results) {
     device_.compute(kept_[key]->graph);
     idle_ = false;
   }
+  finish(layer, results);
+}
+
+void DeviceStages::before_attention(LayerId layer, int32_t first, int32_t count, float* q, float* k, float* v) {
+  run_once(build_before(layer, first, count));
+  const auto read = [&](const ggml_tensor* tensor, float* to) {
+    device_.read(tensor, to, static_cast<uint64_t>(first) * tensor->nb[1],
+                 static_cast<uint64_t>(count) * tensor->nb[1]);
+  };
+  read(q_, q);
+  read(k_, k);
+  if (v_ != nullptr) read(v_, v);
+}
+
+void DeviceStages::after_attention(LayerId layer, int32_t first, int32_t count, const float* attended) {
+  device_.write(attended_, attended, static_cast<uint64_t>(first) * attended_->nb[1],
+                static_cast<uint64_t>(count) * attended_->nb[1]);
+  run_once(build_after(layer, first, count));
+}
+
+void DeviceStages::finish(LayerId layer, const LayerResults& results) {
   bool reads = false;
   const auto read = [&](const ggml_tensor* tensor, float* to) {
     device_.read(tensor, to, 0, tensor->nb[1] * static_cast<uint64_t>(count_));
@@ -301,7 +387,7 @@ void DeviceStages::layer(LayerId layer, const LayerResults& results) {
     read(router_logits_, results.router_logits);
     if (results.ffn_input != nullptr) read(ffn_input_, results.ffn_input);
   }
-  for (size_t i = 0; i < probes_.size() && width <= shape_.max_window; ++i) {
+  for (size_t i = 0; i < probes_.size() && padded(count_) <= shape_.max_window; ++i) {
     if (probes_[i].at == layer) read(probe_logits_[i], results.probe_logits[i]);
   }
   if (reads) wait();
@@ -313,6 +399,13 @@ void DeviceStages::head(int32_t first, int32_t count, float* logits) {
   run_once(whole ? build_head(0, shape_.fixed_window) : build_head(first, count));
   const uint64_t offset = whole ? static_cast<uint64_t>(first) * logits_->nb[1] : 0;
   device_.read(logits_, logits, offset, static_cast<uint64_t>(count) * logits_->nb[1]);
+  wait();
+}
+
+void DeviceStages::head(std::span<const int32_t> columns, float* logits) {
+  write(head_columns_, columns);
+  run_once(build_gathered_head(static_cast<int32_t>(columns.size())));
+  device_.read(logits_, logits, 0, columns.size() * logits_->nb[1]);
   wait();
 }
 

@@ -4,6 +4,9 @@
 // The host embeds tokens, routes and samples. So of a layer with experts its router's logits come to the host: the one
 // time per such layer that the host waits for the device. Everything else is queued.
 //
+// Attention may be left to the host, for passes over many sequences whose keys and values lie there: a layer is then
+// cut in two, and its columns may go in parts, one of which the host attends to while the device is busy with another.
+//
 // In fixed mode every pass of up to fixed_window tokens is filled up to that width, and attention looks at the whole
 // cache: kernels choose their order of sums by such shapes, so that a token's result then depends on its text alone.
 #pragma once
@@ -32,6 +35,7 @@ struct DeviceStageShape {
   int32_t columns = 0;       // tokens of the longest pass
   int32_t max_window = 0;    // tokens whose logits are made at once, at most
   int32_t fixed_window = 0;  // 0: not in fixed mode
+  bool host_attention = false;
 };
 
 // Where a layer's results are wanted, each for `count` columns.
@@ -60,8 +64,17 @@ class DeviceStages {
   void begin(const float* embedded, std::span<const int32_t> positions, std::span<const int64_t> kv_rows);
   // residual -> residual; returns when what `results` asks for is there.
   void layer(LayerId layer, const LayerResults& results);
+  // The same with attention on the host, columns [first, first + count) at a time:
+  //   before   residual -> rows for the host, each of as many columns; v may be nullptr. There after a wait. Queued.
+  //   after    what came of them -> residual. `attended` must stay until the next wait. Queued.
+  //   finish   returns when what `results` asks for is there, for all columns.
+  void before_attention(LayerId layer, int32_t first, int32_t count, float* q, float* k, float* v);
+  void after_attention(LayerId layer, int32_t first, int32_t count, const float* attended);
+  void finish(LayerId layer, const LayerResults& results);
   // Columns [first, first + count) -> logits, [n_vocab, count] on the host.
   void head(int32_t first, int32_t count, float* logits);
+  // The same for any columns.
+  void head(std::span<const int32_t> columns, float* logits);
 
   // --- routed experts of the layer run last. Rows are results of (token, expert) pairs, [n_embd] each, numbered by the
   // caller: count * n_expert_used of them at most.
@@ -89,7 +102,12 @@ class DeviceStages {
   ggml_tensor* columns(const Graph& graph, ggml_tensor* of, int64_t first, int64_t count) const;   // of a matrix
   ggml_tensor* elements(const Graph& graph, ggml_tensor* of, int64_t first, int64_t count) const;  // of a vector
   Graph build_layer(LayerId layer, int32_t count, int32_t extent);
+  Graph build_before(LayerId layer, int32_t first, int32_t count);
+  Graph build_after(LayerId layer, int32_t first, int32_t count);
+  void place_stage(const Graph& graph, const LayerStage& stage, int32_t first) const;
   Graph build_head(int32_t first, int32_t count);
+  Graph build_gathered_head(int32_t count);
+  ggml_tensor* logits_of(const Graph& graph, ggml_tensor* residual) const;
   Graph build_experts(const ExpertBank& bank, LayerId layer, int32_t rows, int32_t first_row);
   Graph build_add(int32_t count);
   void place(const Graph& graph, ggml_tensor* tensor, const ggml_tensor* where, uint64_t offset) const;
@@ -120,6 +138,12 @@ class DeviceStages {
   ggml_tensor* ffn_input_ = nullptr;      // [n_embd, columns]
   ggml_tensor* router_logits_ = nullptr;  // [n_expert, columns]
   ggml_tensor* logits_ = nullptr;         // [n_vocab, max_window]
+  ggml_tensor* head_columns_ = nullptr;   // [max_window]
+  // With attention on the host: [.., columns]
+  ggml_tensor* q_ = nullptr;
+  ggml_tensor* k_ = nullptr;
+  ggml_tensor* v_ = nullptr;
+  ggml_tensor* attended_ = nullptr;
   ggml_tensor* expert_rows_ = nullptr;    // [n_embd, columns * n_expert_used]
   ggml_tensor* row_tokens_ = nullptr;     // [columns * n_expert_used]
   ggml_tensor* row_slots_ = nullptr;      // [columns * n_expert_used]

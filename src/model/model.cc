@@ -14,6 +14,8 @@ namespace {
 
 // Windows up to this size keep their graphs; longer ones pay tens of microseconds for building.
 constexpr int32_t kMostKeptWindow = 17;
+// With fewer columns per part the device would be kept busy by starting work more than by work.
+constexpr int32_t kLeastPart = 16;
 constexpr size_t kProbeTensors = 12;  // that a probe or a tap adds to a layer's graph at most
 
 }  // namespace
@@ -51,13 +53,20 @@ Result<std::unique_ptr<Model>> Model::create(const GgufIndex& index, const Model
   model->layout_ = std::move(declarations.layout());
   ASSIGN_OR_RETURN(model->dense_, DenseWeights::reserve(declarations, options.device));
   if (options.kv == nullptr) {
-    ASSIGN_OR_RETURN(model->own_kv_,
-                     KvCache::reserve(config, {options.context, options.sequences, options.kv_type, options.device}));
+    ASSIGN_OR_RETURN(model->own_kv_, KvCache::reserve(config, {options.context, options.sequences, options.kv_type,
+                                                               options.host_attention ? nullptr : options.device}));
   }
   ASSIGN_OR_RETURN(model->workspace_, Workspace::reserve(config, model->layout_, options.workspace));
   if (options.device != nullptr) {
-    CHECK(options.sequences == 1 && model->kv().device() == options.device);
-    const DeviceStageShape shape = {options.workspace.columns, options.workspace.max_window, options.fixed_window};
+    CHECK(options.host_attention || options.sequences == 1);
+    CHECK(model->kv().device() == (options.host_attention ? nullptr : options.device));
+    if (options.host_attention) {
+      ASSIGN_OR_RETURN(model->host_attention_,
+                       HostAttention::create(model->config_, *options.device, compute, model->nodes_, model->attention_,
+                                             model->kv(), model->workspace_));
+    }
+    const DeviceStageShape shape = {options.workspace.columns, options.workspace.max_window, options.fixed_window,
+                                    options.host_attention};
     model->device_stages_ = std::make_unique<DeviceStages>(*options.device, model->config_, *model->family_,
                                                            model->weights_, model->layout_, model->kv(), shape);
     RETURN_IF_ERROR(model->device_stages_->plan({}));
@@ -164,6 +173,7 @@ void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
     ledger.add(prefix + "activations",
                workspace_.bytes() + scratch_bytes_ + routing + probe_logits_.bytes() + tapped_.bytes());
     ledger.add(prefix + "graphs", device_stages_->graph_bytes());
+    if (host_attention_ != nullptr) ledger.add(prefix + "attention", host_attention_->bytes());
     return;
   }
   // Of many sequences not every row is ever written: how many may be is for who admits them to say.
@@ -178,7 +188,7 @@ void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
 void Model::account_device(MemoryLedger& ledger, const std::string& prefix) const {
   if (device_stages_ == nullptr) return;
   ledger.add(prefix + "dense weights", dense_.device_bytes());
-  if (!shares_kv()) ledger.add(prefix + "KV cache", own_kv_.bytes());
+  if (!shares_kv() && host_attention_ == nullptr) ledger.add(prefix + "KV cache", own_kv_.bytes());
   ledger.add(prefix + "activations", device_stages_->bytes());
 }
 
@@ -280,6 +290,8 @@ void Model::embed(std::span<const SequenceRun> runs) {
   }
   const std::unique_ptr<Graph> graph = build_embed(column);
   run(*graph);
+  columns_ = column;
+  kept_columns_.clear();
   if (device_stages_ == nullptr) return;
   const auto count = static_cast<size_t>(column);
   device_stages_->begin(workspace_.residual, {workspace_.positions, count}, {workspace_.kv_rows, count});
@@ -312,7 +324,47 @@ void Model::attention_on_device(LayerId layer) {
   for (const uint64_t offset : probe_offsets_) {
     results.probe_logits.push_back(reinterpret_cast<float*>(probe_logits_.data() + offset));
   }
-  device_stages_->layer(layer, results);
+  if (host_attention_ == nullptr) {
+    device_stages_->layer(layer, results);
+    return;
+  }
+  attend_beside_device(layer);
+  device_stages_->finish(layer, results);
+}
+
+// In two parts, where they are worth it: while the host attends to one, the device computes what comes before the
+// other's attention, or after the first one's.
+void Model::attend_beside_device(LayerId layer) {
+  HostAttention& host = *host_attention_;
+  struct Part {
+    int32_t first;
+    int32_t count;
+    int mark;
+  };
+  std::vector<Part> parts = {{0, columns_, 0}};
+  if (columns_ >= 2 * kLeastPart) parts = {{0, columns_ / 2, 0}, {columns_ / 2, columns_ - columns_ / 2, 0}};
+  for (Part& part : parts) {
+    device_stages_->before_attention(layer, part.first, part.count, host.q(part.first), host.k(part.first),
+                                     host.has_values() ? host.v(part.first) : nullptr);
+    part.mark = device_stages_->device().mark();
+  }
+  for (const Part& part : parts) {
+    device_stages_->device().wait_for(part.mark);
+    host.attend(layer, part.first, part.count);
+    device_stages_->after_attention(layer, part.first, part.count, host.attended(part.first));
+  }
+}
+
+void Model::keep_columns(std::span<const int32_t> columns) {
+  if (device_stages_ != nullptr) {
+    kept_columns_.assign(columns.begin(), columns.end());
+    return;
+  }
+  const auto n_embd = static_cast<size_t>(config_.n_embd);
+  for (size_t i = 0; i < columns.size(); ++i) {
+    const auto from = static_cast<size_t>(columns[i]);
+    if (from != i) std::copy_n(workspace_.residual + from * n_embd, n_embd, workspace_.residual + i * n_embd);
+  }
 }
 
 std::span<const float> Model::router_bias(LayerId layer) const {
@@ -331,6 +383,11 @@ void Model::ranking_scores(LayerId layer, std::span<const float> logits, std::ve
 
 void Model::head(int32_t first, int32_t count) {
   CHECK(count > 0 && count <= options_.workspace.max_window);
+  if (device_stages_ != nullptr && !kept_columns_.empty()) {
+    device_stages_->head(std::span(kept_columns_).subspan(static_cast<size_t>(first), static_cast<size_t>(count)),
+                         workspace_.logits);
+    return;
+  }
   if (device_stages_ != nullptr) {
     device_stages_->head(first, count, workspace_.logits);
     return;

@@ -23,6 +23,7 @@
 #include "model/config.h"
 #include "model/device_stages.h"
 #include "model/family.h"
+#include "model/host_attention.h"
 #include "model/kv_cache.h"
 #include "model/router_probe.h"
 #include "model/routing.h"
@@ -45,7 +46,9 @@ struct ModelOptions {
   KvCache* kv = nullptr;  // another model's, to read and write instead of one of its own; must outlive the model
   int32_t sequences = 1;  // in the KV cache
   ggml_type kv_type = GGML_TYPE_F16;  // of keys and values
-  Device* device = nullptr;  // computes all stages, for one sequence; must outlive the model; nullptr: the host
+  Device* device = nullptr;           // computes all stages; must outlive the model; nullptr: the host
+  // On a device: the KV cache is in the host's memory, which attends. Without it there is one sequence.
+  bool host_attention = false;
   int32_t fixed_window = 0;  // on a device, see device_stages.h
 };
 
@@ -121,6 +124,9 @@ class Model {
 
   // Columns [first, first + count) of residual -> workspace.logits columns [0, count); count at most max_window.
   void head(int32_t first, int32_t count);
+  // From now on head() counts these columns alone, which are in ascending order: column i is columns[i]. Until the next
+  // embed().
+  void keep_columns(std::span<const int32_t> columns);
 
   bool is_moe_layer(LayerId layer) const { return !layout_.layers[index(layer)].experts.empty(); }
 
@@ -138,6 +144,7 @@ class Model {
   void run(Graph& graph);
   void leave_on_host(WeightDeclarations& declarations);
   void attention_on_device(LayerId layer);
+  void attend_beside_device(LayerId layer);
   ggml_tensor* column_view(Graph& graph, ggml_type type, const void* base, int64_t width, int32_t first,
                            int32_t count) const;
 
@@ -160,6 +167,9 @@ class Model {
   ggml_gallocr_t scratch_ = nullptr;
   std::map<std::pair<int32_t, int32_t>, std::unique_ptr<Graph>> attention_graphs_;  // by (layer, count), first = 0
   std::unique_ptr<DeviceStages> device_stages_;  // instead of all those graphs but the embedding's
+  std::unique_ptr<HostAttention> host_attention_;
+  int32_t columns_ = 0;                // of the pass
+  std::vector<int32_t> kept_columns_;  // on a device; empty: all
 };
 
 }  // namespace drafthorse

@@ -102,6 +102,36 @@ class OnDevice(unittest.TestCase):
         self.assertGreater(missing, 0)
         self.assertEqual(sum(layer["bytes_copied"] for layer in layers) > 0, sum(layer["copied"] for layer in layers) > 0)
 
+    def batch_there(self, requests, *flags, device="RPC0"):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder)
+            (path / "in.jsonl").write_text("".join(json.dumps(one) + "\n" for one in requests))
+            done = execute([Setup.binary, "batch", "-m", Setup.target(), "--in", path / "in.jsonl", "--out",
+                            path / "out.jsonl", "--stats-file", path / "stats.json", "--ram", "1G", "--ctx", "256",
+                            "--device", device, "--rpc", self.address, *flags])  # fmt: skip
+            if done.code == 0:
+                lines = [json.loads(line) for line in (path / "out.jsonl").read_text().splitlines()]
+                self.texts = {one["custom_id"]: one["response"]["body"]["choices"][0]["text"] for one in lines}
+                self.stats = json.loads((path / "stats.json").read_text())
+            return done
+
+    def test_batch(self):
+        requests = [{"custom_id": str(i), "url": "/v1/completions", "body": {"prompt": prompt, "max_tokens": 16}}
+                    for i, prompt in enumerate((PROMPT, "class Queue:", "import os\n", "def main():"))]  # fmt: skip
+        self.assertEqual(self.batch_there(requests, device="cpu").code, 0)
+        on_cpu = self.texts
+        self.assertIsNone(self.stats["device"])
+        for flags in (("--vram", "26M"), ("-d", Setup.draft(), "--draft-depth", "3"), ("--kv", "q8_0", "--sequences", "2")):
+            done = self.batch_there(requests, *flags)
+            self.assertEqual(done.code, 0, done)
+            self.assertIn("device: RPC0", done.err)
+            if "--kv" not in flags:
+                self.assertEqual(self.texts, on_cpu)
+            self.assertEqual(self.stats["device"]["name"], "RPC0")
+            if "--vram" in flags:
+                experts = self.stats["device"]["experts"]
+                self.assertGreater(experts["copied"] + experts["on_host"] + experts["prefetched"], 0)
+
     def test_statistics_without_a_device(self):
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "stats.json"
@@ -131,6 +161,7 @@ class OnDevice(unittest.TestCase):
         self.refuse(self.run_there("--placement", "fixed", "--draft-depth", "16", "-d", Setup.draft()), 2, "15")
         self.refuse(self.run_there("--drafter", "resident"), 2, "CPU")
         self.refuse(self.run_there("--kv", "q8_0"), 2, "CPU")
+        self.refuse(self.batch_there([], "--placement", "fixed"), 2, "--placement")
         self.refuse(run("--device", "CUDA3", "-p", "x"), 2, "CUDA3", "auto, cpu")
         self.refuse(run("--device", "RPC0", "--rpc", "127.0.0.1:1", "-p", "x"), 2, "no server answers")
         self.refuse(execute([Setup.binary, "devices", "--rpc", "nowhere"]), 2, "host:port")

@@ -424,9 +424,6 @@ TEST_F(OnDevice, WhatItDoesNotDoIsRefused) {
   wrong = options();
   wrong.kv_type = "q8_0";
   EXPECT_NE(message(wrong).find("CPU"), std::string::npos);
-  wrong = options();
-  wrong.batch.emplace();
-  EXPECT_NE(message(wrong).find("CPU"), std::string::npos);
   EXPECT_NE(message(drafting("resident", 4)).find("CPU"), std::string::npos);
   EXPECT_NE(message(drafting("model", 16)).find("--draft-depth 15"), std::string::npos);
 }
