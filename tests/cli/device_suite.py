@@ -172,10 +172,14 @@ class OnDevice(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             lines = pathlib.Path(folder) / "gpu.jsonl"
             done = execute([sys.executable, str(bench), "--device", "RPC0", "--rpc", self.address, "--models", "tiny",
-                            "--shares", "25", "--tokens", "8", "--ram", "1G", "--binary", Setup.binary, "--widen",
+                            "--shares", "25", "--tokens", "8", "--requests", "3", "--trace", folder, "--ram", "1G", "--binary", Setup.binary, "--widen",
                             Setup.widen, "--out", str(lines)], timeout=200)
             self.assertEqual(done.code, 0, done)
             rows = [json.loads(line) for line in lines.read_text().splitlines()]
+            self.assertEqual(len(list(pathlib.Path(folder).glob("tiny-25-*.json"))), 3)
         self.assertEqual({row["share"] for row in rows}, {25, 100})
-        self.assertEqual(len(rows), 16)
+        batches = [row for row in rows if row["contender"].startswith("batch")]
+        self.assertEqual((len(rows), len(batches)), (2 * 13 + 3, 3))
+        self.assertTrue(any(row["ahead"] > 0 for row in rows if row["contender"] == "depth 4, sp-moe"))
+        self.assertTrue(all(row["tokens_per_s"] > 0 for row in batches))
         self.assertIn("ms/token", done.out.decode())
