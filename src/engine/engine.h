@@ -200,6 +200,7 @@ class Engine {
   Status plan();
   Status plan_slots(MemoryNeeds& needs);
   Status plan_device();
+  void mirror_draft();
   Status load(const LoadProgress& progress);
   Status open_queue(LoadedModel& loaded, const GgufIndex& index);
   Status create_cache(LoadedModel& loaded, int slots);

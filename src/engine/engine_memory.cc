@@ -56,8 +56,39 @@ int Engine::draft_slots() const {
   return device_ != nullptr ? std::min(all, ExpertCache::kLeastSlots) : all;
 }
 
+// A batch's draft with keys and values of its own: for how many texts the device has copies of them, and attends.
+// Layers of experts come first, as one is computed while the next is read; of what is left then, a part. kNoMirror
+// where the device cannot.
+void Engine::mirror_draft() {
+  constexpr uint64_t kPart = 4;  // so many experts would be given up for attention that the CPU can do
+  if (!options_.batch || draft_.model == nullptr || draft_.model->shares_kv() || options_.kv_type != "f16") return;
+  MemoryLedger others;
+  target_.model->account_device(others, "");
+  draft_.model->account_device(others, "draft ");
+  uint64_t two_layers = 0;
+  const ExpertLayout& layout = target_.model->layout();
+  for (int32_t i = 0; i < target_config_.n_layer; ++i) {
+    const LayerId layer{i};
+    if (layout.n_experts(layer) == 0) continue;
+    two_layers = std::max(two_layers, 2 * layout.expert_bytes(layer) * static_cast<uint64_t>(layout.n_experts(layer)));
+  }
+  const uint64_t taken = others.total() + two_layers;
+  if (vram_budget_bytes() <= taken) return;
+  const int32_t typical = options_.batch->typical_tokens;
+  // Half again as long as most: those that are longer the CPU attends to.
+  const int32_t longest = typical > 0 ? typical + typical / 2 : *options_.context;
+  const auto rows = static_cast<int32_t>(
+      align_up(static_cast<uint64_t>(std::min(longest, *options_.context)), uint64_t{kDeviceRows}));
+  const uint64_t fit = (vram_budget_bytes() - taken) / kPart / MirroredAttention::slot_bytes(draft_config_, rows);
+  const auto slots = static_cast<int32_t>(std::min<uint64_t>(fit, static_cast<uint64_t>(target_shape().sequences)));
+  if (slots == 0) return;
+  const Status mirrored = draft_.model->set_mirror(slots, rows);
+  if (!mirrored.ok()) note_once(mirrored.message() + ": the CPU attends for the draft");
+}
+
 // The device's memory: what is left buys slots, too.
 Status Engine::plan_device() {
+  mirror_draft();
   target_.model->account_device(device_ledger_, "");
   if (draft_.model != nullptr) {
     draft_.model->account_device(device_ledger_, "draft ");

@@ -104,6 +104,10 @@ Status DeviceStages::plan(std::span<const RouterProbe> probes) {
       }
     }
   }
+  if (mirror_ != nullptr) {
+    mirror_->pretend_all();
+    RETURN_IF_ERROR(measure(build_mirrored(LayerId{0})));
+  }
   RETURN_IF_ERROR(measure(build_head(0, static_cast<int32_t>(logits_->ne[1]))));
   RETURN_IF_ERROR(measure(build_gathered_head(static_cast<int32_t>(logits_->ne[1]))));
   if (config_.is_moe()) {
@@ -141,6 +145,10 @@ Status DeviceStages::allocate() {
   // The largest graphs first, so that kept ones never see their memory move.
   const auto reserve = [&](const Graph& graph) { return ggml_gallocr_reserve(scratch_, graph->graph); };
   bool done = reserve(build_head(0, static_cast<int32_t>(logits_->ne[1])));
+  if (done && mirror_ != nullptr) {
+    mirror_->pretend_all();
+    done = reserve(build_mirrored(LayerId{0}));
+  }
   done = done && reserve(build_gathered_head(static_cast<int32_t>(logits_->ne[1])));
   for (int32_t i = 0; i < config_.n_layer && done; ++i) {
     if (shape_.host_attention) {
@@ -220,6 +228,12 @@ DeviceStages::Graph DeviceStages::build_after(LayerId layer, int32_t first, int3
   const LayerInputs inputs = {columns(graph, residual_, first, count), elements(graph, positions_, first, count),
                               nullptr};
   place_stage(graph, family_.build_layer(builder, weights_, kv_, index(layer), inputs), first);
+  return graph;
+}
+
+DeviceStages::Graph DeviceStages::build_mirrored(LayerId layer) {
+  Graph graph = new_graph();
+  mirror_->build(*graph, layer, q_, k_, v_, attended_);
   return graph;
 }
 
@@ -370,9 +384,14 @@ void DeviceStages::before_attention(LayerId layer, int32_t first, int32_t count,
   if (v_ != nullptr) read(v_, v);
 }
 
-void DeviceStages::after_attention(LayerId layer, int32_t first, int32_t count, const float* attended) {
+void DeviceStages::mirrored_attention(LayerId layer) { run_once(build_mirrored(layer)); }
+
+void DeviceStages::write_attended(int32_t first, int32_t count, const float* attended) {
   device_.write(attended_, attended, static_cast<uint64_t>(first) * attended_->nb[1],
                 static_cast<uint64_t>(count) * attended_->nb[1]);
+}
+
+void DeviceStages::after_attention(LayerId layer, int32_t first, int32_t count) {
   run_once(build_after(layer, first, count));
 }
 

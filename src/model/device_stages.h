@@ -25,6 +25,7 @@
 #include "model/expert_bank.h"
 #include "model/family.h"
 #include "model/kv_cache.h"
+#include "model/mirrored_attention.h"
 #include "model/router_probe.h"
 #include "model/stage_graph.h"
 #include "model/weights.h"
@@ -54,6 +55,8 @@ class DeviceStages {
   DeviceStages(const DeviceStages&) = delete;
   DeviceStages& operator=(const DeviceStages&) = delete;
 
+  // With attention on the host: the device attends for as many sequences as `mirror` has slots. Before plan().
+  void set_mirror(MirroredAttention* mirror) { mirror_ = mirror; }
   // Finds out how much memory is needed. Again after probes are set. kUsage where the device lacks an operation.
   Status plan(std::span<const RouterProbe> probes);
   uint64_t bytes() const { return memory_->bytes() + scratch_bytes_; }
@@ -66,10 +69,14 @@ class DeviceStages {
   void layer(LayerId layer, const LayerResults& results);
   // The same with attention on the host, columns [first, first + count) at a time:
   //   before   residual -> rows for the host, each of as many columns; v may be nullptr. There after a wait. Queued.
-  //   after    what came of them -> residual. `attended` must stay until the next wait. Queued.
+  //   after    what came of them, written by then, -> residual. Queued.
   //   finish   returns when what `results` asks for is there, for all columns.
   void before_attention(LayerId layer, int32_t first, int32_t count, float* q, float* k, float* v);
-  void after_attention(LayerId layer, int32_t first, int32_t count, const float* attended);
+  // Between the two: the mirror's columns of the pass. Queued.
+  void mirrored_attention(LayerId layer);
+  // What the host attended to crosses the link; `attended` must stay until the next wait. Queued.
+  void write_attended(int32_t first, int32_t count, const float* attended);
+  void after_attention(LayerId layer, int32_t first, int32_t count);
   void finish(LayerId layer, const LayerResults& results);
   // Columns [first, first + count) -> logits, [n_vocab, count] on the host.
   void head(int32_t first, int32_t count, float* logits);
@@ -104,6 +111,7 @@ class DeviceStages {
   Graph build_layer(LayerId layer, int32_t count, int32_t extent);
   Graph build_before(LayerId layer, int32_t first, int32_t count);
   Graph build_after(LayerId layer, int32_t first, int32_t count);
+  Graph build_mirrored(LayerId layer);
   void place_stage(const Graph& graph, const LayerStage& stage, int32_t first) const;
   Graph build_head(int32_t first, int32_t count);
   Graph build_gathered_head(int32_t count);
@@ -128,6 +136,7 @@ class DeviceStages {
   const KvCache& kv_;
   DeviceStageShape shape_;
   std::vector<RouterProbe> probes_;
+  MirroredAttention* mirror_ = nullptr;
 
   std::unique_ptr<ggml_context, ContextDeleter> context_;
   std::optional<DeviceArena> memory_;

@@ -46,7 +46,7 @@ Result<std::unique_ptr<HostAttention>> HostAttention::create(const ModelConfig& 
   made->rows_ = DeviceBuffer::over(std::move(arena));
   made->scratch_ = ggml_gallocr_new(ggml_backend_get_default_buffer_type(compute.backend()));
   const int32_t tokens = std::min(kTokensAtOnce, columns);
-  CHECK(ggml_gallocr_reserve(made->scratch_, made->build(LayerId{0}, 0, tokens)->graph));
+  CHECK(ggml_gallocr_reserve(made->scratch_, made->build(LayerId{0}, 0, tokens, true)->graph));
   made->scratch_bytes_ = ggml_gallocr_get_buffer_size(made->scratch_, 0);
   made->attention_bytes_ = ops::attention_workspace_bytes(attention.shape, tokens, kv.context());
   return made;
@@ -56,7 +56,7 @@ HostAttention::~HostAttention() {
   if (scratch_ != nullptr) ggml_gallocr_free(scratch_);
 }
 
-HostAttention::Graph HostAttention::build(LayerId layer, int32_t first, int32_t count) {
+HostAttention::Graph HostAttention::build(LayerId layer, int32_t first, int32_t count, bool attends) {
   auto graph = std::make_unique<StageGraph>(kTensors);
   ggml_context* context = graph->context;
   const auto rows = [&](const float* where, int64_t width, int64_t heads) {
@@ -69,19 +69,32 @@ HostAttention::Graph HostAttention::build(LayerId layer, int32_t first, int32_t 
     workspace_.buffer().place(tensor, workspace_.offset_of(base) + ggml_type_size(type) * static_cast<uint64_t>(first));
     return tensor;
   };
+  ggml_tensor* keys = rows(k(first), k_width_, config_.n_head_kv);
+  ggml_tensor* values = has_values() ? rows(v(first), v_width_, config_.n_head_kv) : nullptr;
+  ggml_tensor* where = of_workspace(GGML_TYPE_I64, workspace_.kv_rows);
+  if (!attends) {
+    const auto write = [&](ggml_tensor* cache, ggml_tensor* x) {
+      ggml_tensor* flat = ggml_reshape_2d(context, x, x->ne[0] * x->ne[1], count);
+      ggml_build_forward_expand(graph->graph, ggml_set_rows(context, cache, flat, where));
+    };
+    write(kv_.keys(index(layer)), keys);
+    if (values != nullptr) write(kv_.values(index(layer)), values);
+    return graph;
+  }
   HostStageBuilder builder(context, config_, nodes_, attention_);
-  ggml_tensor* out = builder.cached_attention(
-      rows(q(first), q_width_, config_.n_head), rows(k(first), k_width_, config_.n_head_kv),
-      has_values() ? rows(v(first), v_width_, config_.n_head_kv) : nullptr, kv_, index(layer),
-      of_workspace(GGML_TYPE_I32, workspace_.positions), of_workspace(GGML_TYPE_I64, workspace_.kv_rows));
+  ggml_tensor* out = builder.cached_attention(rows(q(first), q_width_, config_.n_head), keys, values, kv_, index(layer),
+                                              of_workspace(GGML_TYPE_I32, workspace_.positions), where);
   rows_.place(out, attended_ + sizeof(float) * static_cast<uint64_t>(out_width_) * static_cast<uint64_t>(first));
   ggml_build_forward_expand(graph->graph, out);
   return graph;
 }
 
-void HostAttention::attend(LayerId layer, int32_t first, int32_t count) {
+void HostAttention::attend(LayerId layer, int32_t first, int32_t count) { run(layer, first, count, true); }
+void HostAttention::write(LayerId layer, int32_t first, int32_t count) { run(layer, first, count, false); }
+
+void HostAttention::run(LayerId layer, int32_t first, int32_t count, bool attends) {
   for (int32_t done = 0; done < count; done += kTokensAtOnce) {
-    const Graph graph = build(layer, first + done, std::min(kTokensAtOnce, count - done));
+    const Graph graph = build(layer, first + done, std::min(kTokensAtOnce, count - done), attends);
     CHECK(ggml_gallocr_alloc_graph(scratch_, graph->graph));
     compute_.run(graph->graph);
   }

@@ -42,6 +42,8 @@ class HostAttention {
 
   // Columns [first, first + count): k, v -> the cache's rows; q -> attended.
   void attend(LayerId layer, int32_t first, int32_t count);
+  // k, v -> the cache's rows, and no more.
+  void write(LayerId layer, int32_t first, int32_t count);
 
  private:
   using Graph = std::unique_ptr<StageGraph>;
@@ -50,7 +52,8 @@ class HostAttention {
   float* at(uint64_t part, int64_t width, int32_t column) const {
     return reinterpret_cast<float*>(rows_.data() + part) + width * column;
   }
-  Graph build(LayerId layer, int32_t first, int32_t count);
+  Graph build(LayerId layer, int32_t first, int32_t count, bool attends);
+  void run(LayerId layer, int32_t first, int32_t count, bool attends);
 
   const ModelConfig& config_;
   Compute& compute_;

@@ -100,6 +100,20 @@ Status Model::set_probes(std::vector<RouterProbe> probes) {
   return {};
 }
 
+Status Model::set_mirror(int32_t slots, int32_t rows) {
+  CHECK(host_attention_ != nullptr && mirror_ == nullptr);
+  auto mirror = std::make_unique<MirroredAttention>(device_stages_->device(), config_, kv(), slots, rows);
+  device_stages_->set_mirror(mirror.get());
+  const Status planned = device_stages_->plan(probes_);
+  if (!planned.ok()) {
+    device_stages_->set_mirror(nullptr);
+    CHECK(device_stages_->plan(probes_).ok());  // as before
+    return planned;
+  }
+  mirror_ = std::move(mirror);
+  return {};
+}
+
 std::span<const float> Model::probe_logits(size_t probe, int32_t column) const {
   const auto experts = static_cast<size_t>(probes_[probe].router->ne[1]);
   const auto* logits = reinterpret_cast<const float*>(probe_logits_.data() + probe_offsets_[probe]);
@@ -155,6 +169,7 @@ Status Model::load(const FileSet& files, ReadQueue& queue, const std::function<b
   if (device_stages_ != nullptr) {
     RETURN_IF_ERROR(dense_.allocate());
     RETURN_IF_ERROR(own_kv_.allocate());
+    if (mirror_ != nullptr) RETURN_IF_ERROR(mirror_->allocate());
     RETURN_IF_ERROR(device_stages_->allocate());
   }
   return dense_.load(files, queue, progress);
@@ -189,6 +204,7 @@ void Model::account_device(MemoryLedger& ledger, const std::string& prefix) cons
   if (device_stages_ == nullptr) return;
   ledger.add(prefix + "dense weights", dense_.device_bytes());
   if (!shares_kv() && host_attention_ == nullptr) ledger.add(prefix + "KV cache", own_kv_.bytes());
+  if (mirror_ != nullptr) ledger.add(prefix + "keys and values of texts", mirror_->bytes());
   ledger.add(prefix + "activations", device_stages_->bytes());
 }
 
@@ -295,6 +311,11 @@ void Model::embed(std::span<const SequenceRun> runs) {
   if (device_stages_ == nullptr) return;
   const auto count = static_cast<size_t>(column);
   device_stages_->begin(workspace_.residual, {workspace_.positions, count}, {workspace_.kv_rows, count});
+  if (mirror_ == nullptr) return;
+  std::vector<SequenceColumn> columns;
+  for (const SequenceRun& run_of : runs) columns.resize(columns.size() + run_of.tokens.size(), {run_of.sequence, 0});
+  for (size_t i = 0; i < columns.size(); ++i) columns[i].position = workspace_.positions[i];
+  mirrored_ = mirror_->begin(columns);
 }
 
 void Model::attention(LayerId layer, int32_t first, int32_t count) {
@@ -328,13 +349,17 @@ void Model::attention_on_device(LayerId layer) {
     device_stages_->layer(layer, results);
     return;
   }
-  attend_beside_device(layer);
+  if (mirror_ != nullptr && mirror_->any()) {
+    attend_on_both(layer);
+  } else {
+    attend_in_turns(layer);
+  }
   device_stages_->finish(layer, results);
 }
 
 // In two parts, where they are worth it: while the host attends to one, the device computes what comes before the
 // other's attention, or after the first one's.
-void Model::attend_beside_device(LayerId layer) {
+void Model::attend_in_turns(LayerId layer) {
   HostAttention& host = *host_attention_;
   struct Part {
     int32_t first;
@@ -351,8 +376,31 @@ void Model::attend_beside_device(LayerId layer) {
   for (const Part& part : parts) {
     device_stages_->device().wait_for(part.mark);
     host.attend(layer, part.first, part.count);
-    device_stages_->after_attention(layer, part.first, part.count, host.attended(part.first));
+    device_stages_->write_attended(part.first, part.count, host.attended(part.first));
+    device_stages_->after_attention(layer, part.first, part.count);
   }
+}
+
+// The device attends to the mirrored columns while the host does to the others.
+void Model::attend_on_both(LayerId layer) {
+  HostAttention& host = *host_attention_;
+  device_stages_->before_attention(layer, 0, columns_, host.q(0), host.k(0), host.has_values() ? host.v(0) : nullptr);
+  const int mark = device_stages_->device().mark();
+  device_stages_->mirrored_attention(layer);
+  device_stages_->device().wait_for(mark);
+  for (int32_t first = 0; first < columns_;) {
+    const bool mirrored = mirrored_[static_cast<size_t>(first)];
+    int32_t end = first + 1;
+    while (end < columns_ && mirrored_[static_cast<size_t>(end)] == mirrored) ++end;
+    if (mirrored) {
+      host.write(layer, first, end - first);
+    } else {
+      host.attend(layer, first, end - first);
+      device_stages_->write_attended(first, end - first, host.attended(first));
+    }
+    first = end;
+  }
+  device_stages_->after_attention(layer, 0, columns_);
 }
 
 void Model::keep_columns(std::span<const int32_t> columns) {

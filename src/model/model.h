@@ -83,6 +83,11 @@ class Model {
     return {weights_.layers[index(layer)].ffn_norm, weights_.layers[index(layer)].ffn_norm_bias};
   }
 
+  // With attention on the host: the device attends for as many sequences of up to `rows` positions as it has slots.
+  // Before account_device(). kUsage where the device cannot.
+  Status set_mirror(int32_t slots, int32_t rows);
+  const MirroredAttention* mirror() const { return mirror_.get(); }  // nullptr: there is none
+
   // Keeps every layer's FFN input until the next layer's stage, of all runs: for calibration.h. Before account(), as
   // probes.
   Status tap_ffn_inputs();
@@ -144,7 +149,8 @@ class Model {
   void run(Graph& graph);
   void leave_on_host(WeightDeclarations& declarations);
   void attention_on_device(LayerId layer);
-  void attend_beside_device(LayerId layer);
+  void attend_in_turns(LayerId layer);
+  void attend_on_both(LayerId layer);
   ggml_tensor* column_view(Graph& graph, ggml_type type, const void* base, int64_t width, int32_t first,
                            int32_t count) const;
 
@@ -168,6 +174,8 @@ class Model {
   std::map<std::pair<int32_t, int32_t>, std::unique_ptr<Graph>> attention_graphs_;  // by (layer, count), first = 0
   std::unique_ptr<DeviceStages> device_stages_;  // instead of all those graphs but the embedding's
   std::unique_ptr<HostAttention> host_attention_;
+  std::unique_ptr<MirroredAttention> mirror_;
+  std::vector<bool> mirrored_;         // by column of the pass: the device attends
   int32_t columns_ = 0;                // of the pass
   std::vector<int32_t> kept_columns_;  // on a device; empty: all
 };

@@ -338,6 +338,76 @@ TEST_P(FamilyBatchOnDevice, ComputesWhatTheCpuComputes) {
   }
 }
 
+// The draft's attention, split: sequences that fit into a slot on the device, long ones on the host, and what is
+// truncated, released and begun anew. Logits are those of the CPU.
+TEST_P(FamilyBatchOnDevice, SplitsTheDraftsAttention) {
+  const TempDir folder;
+  TinyModelOptions tiny = GetParam().options;
+  tiny.type = GGML_TYPE_F32;
+  const Result<std::string> path = write_tiny_model(folder.file("model.gguf"), tiny);
+  ASSERT_TRUE(path.ok()) << path.status().message();
+  constexpr int32_t kSequences = 5;
+  const auto logits_of = [&](EngineOptions options) {
+    Logits logits;
+    options.target_path = options.draft_path = *path;
+    options.drafter = "model";
+    options.draft_depth = 2;
+    options.context = 512;
+    options.batch->typical_tokens = 64;  // slots of 256 positions
+    const std::unique_ptr<Engine> engine = open(options);
+    if (engine == nullptr) return logits;
+    ForwardPass& pass = *engine->draft_pass();
+    Model& model = pass.model();
+    std::mt19937 random(9);
+    const auto some = [&](size_t count) {
+      std::vector<int32_t> tokens(count);
+      for (int32_t& token : tokens)
+        token = static_cast<int32_t>(random() % static_cast<uint32_t>(model.config().n_vocab));
+      return tokens;
+    };
+    const auto run = [&](const std::vector<std::pair<int32_t, size_t>>& what) {  // sequence, tokens
+      std::vector<std::vector<int32_t>> tokens;
+      std::vector<BatchRun> runs;
+      for (const auto& [sequence, count] : what) tokens.push_back(some(count));
+      for (size_t i = 0; i < what.size(); ++i) runs.push_back({{tokens[i], what[i].first}, 1});
+      const Status status = pass.run_batch(runs);
+      EXPECT_TRUE(status.ok()) << status.message();
+      pass.head(0, static_cast<int32_t>(what.size()));
+      for (size_t i = 0; i < what.size(); ++i) {
+        const std::span<const float> row = pass.logits(static_cast<int32_t>(i));
+        logits.emplace_back(row.begin(), row.end());
+      }
+    };
+    KvCache& kv = model.kv();
+    run({{0, 9}, {1, 30}, {2, 1}, {3, 120}});
+    run({{3, 120}});
+    run({{3, 17}});  // past the slot's end
+    for (int i = 0; i < 3; ++i) run({{0, 1}, {1, 1}, {2, 1}, {3, 1}});
+    kv.truncate(10, 0);
+    kv.truncate(25, 1);
+    run({{1, 1}, {3, 1}, {0, 1}});
+    run({{1, 3}, {0, 1}, {2, 1}});
+    kv.release(2);
+    run({{2, 6}, {4, 250}});
+    for (int i = 0; i < 8; ++i) run({{4, 1}, {2, 1}, {0, 1}});  // the first one outgrows its slot
+    kv.release(4);
+    kv.release(0);
+    run({{0, 2}});
+    for (int i = 0; i < 10; ++i) run({{1, 1}, {0, 1}});  // another text under the old number
+    const int64_t attended = model.mirror() != nullptr ? model.mirror()->attended() : 0;
+    EXPECT_EQ(attended, options.device.name == "cpu" ? 0 : 56);
+    return logits;
+  };
+  EngineOptions cpu = on_cpu();
+  cpu.batch = BatchOptions{.sequences = kSequences};
+  const Logits ours = logits_of(options(kSequences));
+  const Logits theirs = logits_of(cpu);
+  ASSERT_EQ(ours.size(), theirs.size());
+  int far = 0;
+  for (size_t i = 0; i < ours.size(); ++i) far += relative_rms({ours[i]}, {theirs[i]}) > 2e-3 ? 1 : 0;
+  EXPECT_LE(far, static_cast<int>(ours.size()) / 10);
+}
+
 INSTANTIATE_TEST_SUITE_P(Families, FamilyBatchOnDevice, testing::ValuesIn(family_cases()), family_case_name);
 
 }  // namespace

@@ -49,7 +49,7 @@ class Documents(unittest.TestCase):
         text = code()
         for document in DOCUMENTS:
             for name in re.findall(r"`([A-Z]\w+::\w+)`", (ROOT / document).read_text()):
-                self.assertRegex(text, re.escape(name) + r"\(", f"{document} names {name}")
+                self.assertTrue(re.search(re.escape(name) + r"\(", text), f"{document} names {name}")
                 owner, function = name.split("::")
                 self.assertRegex(text, rf"(class|struct) {owner}\b")
                 self.assertRegex(text, rf"\b{function}\(")
