@@ -179,15 +179,10 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options, const
 Status Engine::open_device() {
   DeviceOptions& options = options_.device;
   const bool asked_for = options.name != "auto" && options.name != kNoDevice;
-  const bool on_device = options_.kv_type != "f16" && !options_.batch;  // keys and values
-  const std::string only_cpu = options_.calibration_positions   ? "calibration is"
-                               : on_device                      ? "one text's keys and values in q8_0 are"
-                               : options_.drafter == "resident" ? "--drafter resident is"
-                                                                : "";
-  if (!only_cpu.empty() && asked_for) {
-    return usage_error(fmt::format("{} computed on the CPU alone: leave --device {} out", only_cpu, options.name));
+  if (options_.calibration_positions && asked_for) {
+    return usage_error(fmt::format("calibration is computed on the CPU alone: leave --device {} out", options.name));
   }
-  if (!only_cpu.empty()) options.name = kNoDevice;
+  if (options_.calibration_positions) options.name = kNoDevice;
   ASSIGN_OR_RETURN(options.name, resolve_device(options));
   if (options.name == kNoDevice) return {};
   ASSIGN_OR_RETURN(device_, Device::open(options.name));
@@ -291,7 +286,7 @@ Status Engine::create_models() {
 
 // Where fitted routers are looked for.
 FittedSource Engine::fitted_source() const {
-  if (!draft_index_ || options_.batch || device_ != nullptr || options_.fitted_path == "none") return {};
+  if (!draft_index_ || options_.batch || options_.fitted_path == "none") return {};
   FittedSource source{options_.fitted_path, !options_.fitted_path.empty(), &*target_index_, &*draft_index_};
   if (source.path.empty()) source.path = fitted_routers_path(options_.draft_path, options_.target_path);
   return source;
@@ -452,6 +447,7 @@ Status Engine::load(const LoadProgress& progress) {
   target_.pass->set_trace(options_.trace);
   if (!options_.batch) create_drafters();
   RETURN_IF_ERROR(schedule_->load());
+  if (device_ != nullptr && draft_.model != nullptr) draft_.model->device_stages()->upload_probes();
   // Until more is known: what loading has shown.
   const double rate = load_s > 0 ? static_cast<double>(target_.model->dense_bytes()) / load_s : 0;
   schedule_->start(target_, draft_.model != nullptr ? &draft_ : nullptr, rate, clock_);

@@ -9,7 +9,7 @@ namespace drafthorse {
 namespace {
 
 constexpr double kReadAheadWorth = 1e15;  // above any policy's own worth
-constexpr double kAboveWorth = -1e15;      // below any
+constexpr double kAboveWorth = -1e15;     // below any
 
 FetchReason reason_of(ReadPriority priority) {
   switch (priority) {

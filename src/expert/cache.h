@@ -136,8 +136,8 @@ class ExpertCache final : public FastTier {
 
   bool resident(ExpertKey key) const override;
   bool on_its_way(ExpertKey key) const override;  // being read
-  int residents() const;                 // experts, of all layers
-  bool prefetched(ExpertKey key) const;  // on its way or there by prefetch(), and not demanded since
+  int residents() const;                          // experts, of all layers
+  bool prefetched(ExpertKey key) const;           // on its way or there by prefetch(), and not demanded since
   // Read ahead, in flight or waiting to be.
   uint64_t prefetch_bytes_pending() const override {
     return reader_.background_bytes_in_flight() + reader_.waiting_bytes(ReadPriority::kPrefetch);

@@ -56,14 +56,19 @@ std::optional<int> DeviceSlots::find(ExpertKey key) const {
   return slot < 0 ? std::nullopt : std::optional(slot);
 }
 
-int DeviceSlots::use(ExpertKey key) {
+int DeviceSlots::pin(ExpertKey key) {
   const std::optional<int> slot = find(key);
   CHECK(slot.has_value());
-  Slot& used = slots_[kind_of_[index(key.layer)]][*slot];
-  used.pinned = true;
+  slots_[kind_of_[index(key.layer)]][*slot].pinned = true;
+  return *slot;
+}
+
+int DeviceSlots::use(ExpertKey key) {
+  const int slot = pin(key);
+  Slot& used = slots_[kind_of_[index(key.layer)]][slot];
   used.ahead = used.unused = false;
   histories_[index(key.layer)][index(key.expert)].last_touch = ++tick_;
-  return *slot;
+  return slot;
 }
 
 DeviceSlots::Choice DeviceSlots::choose(ExpertKey key, bool ahead, Admission admission) const {

@@ -2,8 +2,8 @@
 //
 // Slots are of kinds (model/expert_bank.h), and a layer's experts fit those of its kind. A slot is free, or holds an
 // expert, which may be pinned: then work on the device uses it, or may yet. What is claimed is pinned, unless it comes
-// ahead: then nothing else that comes ahead takes its slot until its layer's turn has come. An expert that is evicted is
-// forgotten: the tier below has it, or reads it again. One thread owns them.
+// ahead: then nothing else that comes ahead takes its slot until its layer's turn has come. An expert that is evicted
+// is forgotten: the tier below has it, or reads it again. One thread owns them.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,9 @@ class DeviceSlots {
 
   // The slot that holds the expert, of its layer's kind; nothing where it is absent.
   std::optional<int> find(ExpertKey key) const;
-  // Pins an expert that is there, and counts it as used now.
+  // Pins an expert that is there.
+  int pin(ExpertKey key);
+  // The same, and counts it as used now.
   int use(ExpertKey key);
   // A slot for an absent expert, which holds and pins it from now on: a free one, or the one of least worth. Nothing
   // where all are pinned.

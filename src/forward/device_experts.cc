@@ -49,6 +49,24 @@ Status DeviceExperts::run(const LayerRouting& routing) {
   return {};
 }
 
+void DeviceExperts::run_resident(LayerId layer, std::span<const RoutedExpert> routes) {
+  settle();
+  const auto k = static_cast<size_t>(model_.config().n_expert_used);
+  CHECK(!routes.empty() && routes.size() <= k);
+  std::vector<int32_t> slots;
+  std::vector<int32_t> rows(k, 0);
+  std::vector<float> weights(k, 0.0F);  // of ranks that no expert has: row 0, for nothing
+  for (size_t i = 0; i < routes.size(); ++i) {
+    slots.push_back(slots_.pin({layer, routes[i].expert}));
+    rows[i] = static_cast<int32_t>(i);
+    weights[i] = routes[i].weight;
+  }
+  stages_.device().await_copies();
+  stages_.run_experts(bank_, layer, std::vector<int32_t>(slots.size(), 0), slots, 0);
+  launched_at_ = stages_.device().waits();
+  stages_.add_experts(rows, weights);
+}
+
 // Once the device has done what was launched last, the copies that it waited for are done, too. Between layers with
 // experts it is: the host has read the router's logits.
 void DeviceExperts::settle() {

@@ -60,6 +60,9 @@ class DeviceExperts {
   // Adds the experts' outputs to the residual, after Model::attention() of the layer. On an error abandon() must
   // follow.
   Status run(const LayerRouting& routing);
+  // The same for one token that is routed to experts in slots, of which there may be fewer than it uses. Leaves no
+  // trace in histories and statistics.
+  void run_resident(LayerId layer, std::span<const RoutedExpert> routes);
   // Ends a pass: what it held in slots and in RAM may go.
   void settle();
   void abandon();
@@ -77,7 +80,7 @@ class DeviceExperts {
   const DeviceSlots& slots() const { return slots_; }
   Placement placement() const { return placement_; }
   const MissCosts& costs() const { return costs_; }
-  void set_costs(const MissCosts& costs) { costs_ = costs; }  // for tests
+  void set_costs(const MissCosts& costs) { costs_ = costs; }             // for tests
   const std::vector<DeviceLayerStats>& stats() const { return stats_; }  // by layer
   void reset_stats() { stats_.assign(stats_.size(), {}); }
   int64_t device_waits() const { return stages_.device().waits(); }
@@ -105,7 +108,7 @@ class DeviceExperts {
   Trace* trace_ = nullptr;
   DeviceTier tier_;
   std::vector<DeviceLayerStats>& stats_;
-  int64_t launched_at_ = -1;  // of the device's waits: it was not waited for since what was launched last
+  int64_t launched_at_ = -1;           // of the device's waits: it was not waited for since what was launched last
   std::vector<ExpertId> held_in_ram_;  // handed out by the cache, being copied
   std::vector<int32_t> first_row_of_;  // by expert, of the present layer
   int32_t rows_ = 0;                   // numbered so far

@@ -397,6 +397,7 @@ Status ForwardPass::run_among_residents(int32_t token) {
     if (model_.is_moe_layer(LayerId{i})) experts_among_residents(LayerId{i});
   }
   model_.head(0, 1);
+  if (device_experts_ != nullptr) device_experts_->settle();
   kv.extend(1);
   return {};
 }
@@ -405,7 +406,7 @@ void ForwardPass::experts_among_residents(LayerId layer) {
   const ModelConfig& config = model_.config();
   const float* router_logits = model_.workspace().router_logits;
   std::vector<float> logits(router_logits, router_logits + config.n_expert);
-  const auto absent = [&](ExpertId expert) { return !cache_->resident({layer, expert}); };
+  const auto absent = [&](ExpertId expert) { return !is_there({layer, expert}); };
   bool any = false;
   for (int32_t e = 0; e < config.n_expert; ++e) {
     if (absent(ExpertId{e}))
@@ -419,6 +420,10 @@ void ForwardPass::experts_among_residents(LayerId layer) {
   // Where fewer are there than a token uses, those share its weight.
   std::erase_if(routes, [&](const RoutedExpert& one) { return absent(one.expert); });
   if (routes.empty()) return;
+  if (device_experts_ != nullptr) {
+    device_experts_->run_resident(layer, routes);
+    return;
+  }
   std::vector<ExpertId> experts;
   for (const RoutedExpert& one : routes) experts.push_back(one.expert);
   cache_->borrow(layer, experts);

@@ -54,7 +54,7 @@ int32_t DeviceStages::extent_for(int32_t positions) const {
 Status DeviceStages::plan(std::span<const RouterProbe> probes) {
   CHECK(!memory_ || !memory_->allocated());
   probes_.assign(probes.begin(), probes.end());
-  context_.reset(ggml_init({(24 + probes_.size()) * ggml_tensor_overhead(), nullptr, true}));
+  context_.reset(ggml_init({(24 + 3 * probes_.size()) * ggml_tensor_overhead(), nullptr, true}));
   memory_.emplace(device_);
   const auto tensor = [&](ggml_type type, int64_t width, int64_t rows) {
     ggml_tensor* made = ggml_new_tensor_2d(context_.get(), type, width, rows);
@@ -86,7 +86,15 @@ Status DeviceStages::plan(std::span<const RouterProbe> probes) {
     route_weights_ = tensor(GGML_TYPE_F32, 1, rows);
   }
   probe_logits_.clear();
-  for (const RouterProbe& probe : probes_) {
+  uploaded_.clear();
+  const auto here = [&](ggml_tensor*& of) {
+    if (of == nullptr || of->buffer == nullptr || !ggml_backend_buffer_is_host(of->buffer)) return;
+    uploaded_.push_back({of, tensor(of->type, of->ne[0], of->ne[1])});
+    of = uploaded_.back().to;
+  };
+  for (RouterProbe& probe : probes_) {
+    here(probe.router);
+    here(probe.offset);
     probe_logits_.push_back(tensor(GGML_TYPE_F32, probe.router->ne[1], shape_.max_window));
   }
 
@@ -161,6 +169,10 @@ Status DeviceStages::allocate() {
   if (done) return {};
   return memory_error(fmt::format("device {} has no {} for intermediate results: give a smaller --vram or --ctx",
                                   device_.info().name, format_size(scratch_bytes_)));
+}
+
+void DeviceStages::upload_probes() {
+  for (const Uploaded& one : uploaded_) ggml_backend_tensor_set(one.to, one.from->data, 0, ggml_nbytes(one.to));
 }
 
 ggml_tensor* DeviceStages::columns(const Graph& graph, ggml_tensor* of, int64_t first, int64_t count) const {

@@ -62,6 +62,8 @@ class DeviceStages {
   uint64_t bytes() const { return memory_->bytes() + scratch_bytes_; }
   uint64_t graph_bytes() const;  // of the host's memory
   Status allocate();
+  // Copies to the device what probes have in the host's memory, once it holds its numbers.
+  void upload_probes();
 
   // A pass begins over the tokens whose embeddings, positions and rows are given; their number is the pass's count.
   void begin(const float* embedded, std::span<const int32_t> positions, std::span<const int64_t> kv_rows);
@@ -135,7 +137,12 @@ class DeviceStages {
   const ExpertLayout& layout_;
   const KvCache& kv_;
   DeviceStageShape shape_;
-  std::vector<RouterProbe> probes_;
+  std::vector<RouterProbe> probes_;  // all of whose tensors are on the device
+  struct Uploaded {
+    const ggml_tensor* from = nullptr;
+    ggml_tensor* to = nullptr;
+  };
+  std::vector<Uploaded> uploaded_;
   MirroredAttention* mirror_ = nullptr;
 
   std::unique_ptr<ggml_context, ContextDeleter> context_;

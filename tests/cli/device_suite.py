@@ -159,8 +159,6 @@ class OnDevice(unittest.TestCase):
         self.refuse(self.run_there("--vram", "much"), 2, "much")
         self.refuse(self.run_there("--vram", "8"), 2, "8G or 8M")
         self.refuse(self.run_there("--placement", "fixed", "--draft-depth", "16", "-d", Setup.draft()), 2, "15")
-        self.refuse(self.run_there("--drafter", "resident"), 2, "CPU")
-        self.refuse(self.run_there("--kv", "q8_0"), 2, "CPU")
         self.refuse(self.batch_there([], "--placement", "fixed"), 2, "--placement")
         self.refuse(run("--device", "CUDA3", "-p", "x"), 2, "CUDA3", "auto, cpu")
         self.refuse(run("--device", "RPC0", "--rpc", "127.0.0.1:1", "-p", "x"), 2, "no server answers")
