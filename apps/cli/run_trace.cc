@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/units.h"
 #include "output.h"
@@ -12,6 +13,7 @@ namespace drafthorse::cli {
 namespace {
 
 constexpr int kEngineTrack = 1;
+constexpr int kLinkTrack = 3;
 
 const char* name_of(Span what) {
   switch (what) {
@@ -178,6 +180,23 @@ void RunTrace::placed(ExpertKey key, bool on_host, double copy_s, double host_s,
                                             copy_s * 1e3, host_s * 1e3)
                               : "all are computed there";
   explain(now_ns, fmt::format("{} {}: {}", on_host ? "here  " : "copy  ", name_of(key), why));
+}
+
+void RunTrace::copied(ExpertKey key, bool ahead, uint64_t bytes, int64_t start_ns, int64_t end_ns) {
+  if (trace_.is_open()) {
+    if (!std::exchange(link_named_, true)) {
+      event(fmt::format(
+          R"({{"ph":"M","pid":1,"tid":{},"name":"thread_name","args":{{"name":"link to the device, as reckoned"}}}})",
+          kLinkTrack));
+    }
+    event(fmt::format(
+        R"({{"ph":"X","pid":1,"tid":{},"name":"{}","ts":{:.3f},"dur":{:.3f},"args":{{"ahead":{},"bytes":{}}}}})",
+        kLinkTrack, name_of(key), microseconds(start_ns), static_cast<double>(end_ns - start_ns) / 1000, ahead, bytes));
+  }
+  if (explain_ != nullptr && ahead) {
+    explain(start_ns, fmt::format("ahead  {}: expected to be needed, copied to the device ({})", name_of(key),
+                                  format_size(bytes)));
+  }
 }
 
 void RunTrace::depth(int32_t depth, std::string_view why, int64_t now_ns) {

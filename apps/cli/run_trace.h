@@ -37,6 +37,7 @@ class RunTrace final : public Trace {
   void evicted(ExpertKey key, double worth, FetchReason for_what, int64_t now_ns) override;
   void dropped(ExpertKey key, std::string_view why, int64_t now_ns) override;
   void placed(ExpertKey key, bool on_host, double copy_s, double host_s, int64_t now_ns) override;
+  void copied(ExpertKey key, bool ahead, uint64_t bytes, int64_t start_ns, int64_t end_ns) override;
   void depth(int32_t depth, std::string_view why, int64_t now_ns) override;
 
  private:
@@ -50,6 +51,7 @@ class RunTrace final : public Trace {
   std::ofstream trace_;
   std::FILE* explain_ = nullptr;
   bool first_event_ = true;
+  bool link_named_ = false;
   int64_t origin_ns_ = -1;
   uint64_t next_read_ = 1;
   std::unordered_map<int64_t, uint64_t> reads_;  // by expert: the read that is under way

@@ -32,6 +32,9 @@ class Trace {
   // An expert that the device lacks is copied to it, or computed on the host. copy_s, host_s: what either would take,
   // by what was measured; 0 where it was not asked.
   virtual void placed(ExpertKey, bool /*on_host*/, double /*copy_s*/, double /*host_s*/, int64_t /*now_ns*/) {}
+  // An expert's copy to the device, needed now or ahead of time. Nobody sees a copy end: times are reckoned from the
+  // link's rate, one copy after the other.
+  virtual void copied(ExpertKey, bool /*ahead*/, uint64_t /*bytes*/, int64_t /*start_ns*/, int64_t /*end_ns*/) {}
   // How many tokens are drafted next, and why.
   virtual void depth(int32_t depth, std::string_view why, int64_t now_ns) = 0;
 };

@@ -76,6 +76,11 @@ Status ModelBatchDrafter::propose(std::span<Ahead> all) {
       if (!one.unread.empty()) now.push_back(&one);
     }
     if (now.empty()) return {};
+    // Those that a device attends to side by side, and so the host's, too.
+    if (const MirroredAttention* mirror = pass_.model().mirror(); mirror != nullptr) {
+      std::stable_partition(now.begin(), now.end(),
+                            [&](const Ahead* one) { return mirror->holds(one->request->sequence); });
+    }
     for (size_t first = 0; first < now.size(); first += static_cast<size_t>(columns)) {
       RETURN_IF_ERROR(run(std::span(now).subspan(first, std::min(static_cast<size_t>(columns), now.size() - first))));
     }

@@ -30,6 +30,12 @@ double residents_per_layer(const LoadedModel& model) {
   return static_cast<double>(model.cache->residents()) / model.model->layout().moe_layers();
 }
 
+// Of a device, whose copies nobody sees end; 0: not known.
+double link_busy_s(const LoadedModel& target, uint64_t bytes) {
+  const double rate = target.device_experts != nullptr ? target.device_experts->tier().link_bytes_per_s() : 0;
+  return rate > 0 ? static_cast<double>(bytes) / rate : 0;
+}
+
 }  // namespace
 
 // A request that waits or was admitted.
@@ -102,6 +108,9 @@ Batch::Batch(Engine& engine) : engine_(engine), parts_(std::make_unique<Parts>(e
     BatchDepthOptions options;
     options.target = cost_of(engine.target_index(), *parts.target.model);
     options.load_bytes_per_s = kAssumedReadRate;
+    if (const FastTier* fastest = parts.target.fastest_tier(); fastest != nullptr && fastest->load_bytes_per_s() > 0) {
+      options.load_bytes_per_s = fastest->load_bytes_per_s();
+    }
     options.max_depth = kMostBatchDepth;
     if (engine.draft_pass() != nullptr) {
       options.draft = cost_of(engine.draft_index(), engine.draft_pass()->model());
@@ -463,6 +472,7 @@ void Batch::learn() {
                                  .experts_s = last_.experts_s,
                                  .stall_s = last_.stall_s,
                                  .head_s = last_.head_s,
+                                 .link_busy_s = link_busy_s(parts_->target, last_.bytes_read),
                                  .bytes_read = last_.bytes_read,
                                  .reached = reached,
                                  .accepted = accepted});

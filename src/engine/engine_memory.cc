@@ -72,7 +72,7 @@ void Engine::mirror_draft() {
     if (layout.n_experts(layer) == 0) continue;
     two_layers = std::max(two_layers, 2 * layout.expert_bytes(layer) * static_cast<uint64_t>(layout.n_experts(layer)));
   }
-  const uint64_t taken = others.total() + two_layers;
+  const uint64_t taken = others.total() + two_layers + (draft_.bank != nullptr ? draft_.bank->bytes() : 0);
   if (vram_budget_bytes() <= taken) return;
   const int32_t typical = options_.batch->typical_tokens;
   // Half again as long as most: those that are longer the CPU attends to.
@@ -88,16 +88,14 @@ void Engine::mirror_draft() {
 
 // The device's memory: what is left buys slots, too.
 Status Engine::plan_device() {
+  if (draft_.model != nullptr && draft_config_.is_moe()) {
+    draft_.bank = std::make_unique<ExpertBank>(*device_, draft_.model->layout());
+    draft_.bank->set_slots(draft_.bank->slots_for(draft_.bank->all_bytes()));
+  }
   mirror_draft();
   target_.model->account_device(device_ledger_, "");
-  if (draft_.model != nullptr) {
-    draft_.model->account_device(device_ledger_, "draft ");
-    if (draft_config_.is_moe()) {
-      draft_.bank = std::make_unique<ExpertBank>(*device_, draft_.model->layout());
-      draft_.bank->set_slots(draft_.bank->slots_for(draft_.bank->all_bytes()));
-      device_ledger_.add("draft experts", draft_.bank->bytes());
-    }
-  }
+  if (draft_.model != nullptr) draft_.model->account_device(device_ledger_, "draft ");
+  if (draft_.bank != nullptr) device_ledger_.add("draft experts", draft_.bank->bytes());
   uint64_t least = 0;
   if (target_config_.is_moe()) {
     target_.bank = std::make_unique<ExpertBank>(*device_, target_.model->layout());

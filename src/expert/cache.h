@@ -121,7 +121,7 @@ class ExpertCache final : public FastTier {
   // fill(), waiting for it. progress(experts resident, slots); where it returns false filling ends: kInterrupted.
   Status fill_and_wait(const std::function<bool(int, int)>& progress);
 
-  void poll() override;
+  void poll() override;  // never blocks
 
   // --- a faster tier above
   // A resident expert stays, whatever is demanded, until let_go(): it is being copied. Its weights(key) are valid.

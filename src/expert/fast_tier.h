@@ -1,7 +1,7 @@
 // The fastest memory that routed experts are kept in, as those see it who plan ahead (schedule/): the expert cache in
 // RAM, or a device's slots above it.
 //
-// All calls are hints: none of them delays or changes what a demand gets. One thread uses a tier.
+// All calls are hints: a demand comes first but for what is in flight. One thread uses a tier.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,7 @@ class FastTier {
   virtual uint64_t prefetch_bytes_pending() const = 0;
   // Bytes that may be in flight ahead: what a demand may have to wait behind.
   virtual void set_background_limit(uint64_t bytes) = 0;
-  // Takes in what has arrived and starts what waits. Never blocks. Call at every stage boundary.
+  // Takes in what has arrived and starts what waits. Blocks for next to nothing. Call at every stage boundary.
   virtual void poll() = 0;
 
   // What the present window is expected to need, for the eviction policy. Must outlive the tier; nullptr: nothing.

@@ -55,7 +55,11 @@ class DeviceExperts {
   DeviceExperts(Model& model, ExpertCache& host, ExpertBank& bank, DeviceSlots slots, Placement placement,
                 const Clock& clock, const std::atomic<bool>* interrupted);
 
-  void set_trace(Trace* trace) { trace_ = trace; }  // must outlive this; nullptr: none
+  // Must outlive this; nullptr: none.
+  void set_trace(Trace* trace) {
+    trace_ = trace;
+    tier_.set_trace(trace);
+  }
 
   // Adds the experts' outputs to the residual, after Model::attention() of the layer. On an error abandon() must
   // follow.

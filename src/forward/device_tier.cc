@@ -11,8 +11,9 @@ namespace {
 // and more still, as nobody looks after it while the host waits for the device.
 constexpr double kStorageBytesPerS = 8e9;
 constexpr double kMostTimesLimit = 8;
-// A RAM whose slots all wait for copies could serve no demand.
+// A RAM whose slots all wait for copies could serve no demand; and what is held are those that should go first.
 constexpr int kLeastFreeInRam = ExpertCache::kLeastSlots;
+constexpr int kHeldPart = 4;  // so many slots, one of them held at most
 
 }  // namespace
 
@@ -43,12 +44,21 @@ DeviceTier::DeviceTier(Device& device, ExpertCache& ram, ExpertBank& bank, Devic
   slots_.set_evicted([this](ExpertKey gone) { ram_.set_above(gone, false); });
 }
 
+DeviceTier::~DeviceTier() { device_.wait_for_copies(); }
+
+// Of slots in RAM; 0: what is not there for good cannot be copied ahead.
+size_t DeviceTier::most_held() const {
+  return static_cast<size_t>(
+      std::max(0, std::min(ram_.slots() - kLeastFreeInRam, std::max(1, ram_.slots() / kHeldPart))));
+}
+
 bool DeviceTier::on_its_way(ExpertKey key) const {
   return std::any_of(ahead_.begin(), ahead_.end(), [key](const Ahead& one) { return one.key == key; });
 }
 
 Prefetched DeviceTier::prefetch(ExpertKey key, Admission admission) {
   if (on_its_way(key)) return Prefetched::kThere;
+  if (!ram_has_all_ && most_held() == 0) return Prefetched::kNoSlot;
   const Prefetched here = slots_.admits(key, admission);
   if (here != Prefetched::kStarted) return here;
   if (!ram_.resident(key)) {
@@ -57,20 +67,25 @@ Prefetched DeviceTier::prefetch(ExpertKey key, Admission admission) {
     ahead_.push_back({key, admission});
     return Prefetched::kStarted;
   }
-  if (!link_has_room() || !copy_ahead({key, admission})) ahead_.push_back({key, admission});
+  if (!link_has_room() || !copy_ahead({key, admission})) {
+    ram_.prefetch(key, admission);  // it stays there until then
+    ahead_.push_back({key, admission});
+  }
   return Prefetched::kStarted;
 }
 
 // False: nothing can be held at present. An expert that finds no slot any more is forgotten.
 bool DeviceTier::copy_ahead(const Ahead& ahead) {
-  if (!ram_has_all_ && static_cast<int>(held_.size()) + kLeastFreeInRam >= ram_.slots()) return false;
+  // One that came before and went again may be held still.
+  const bool held = std::find(held_.begin(), held_.end(), ahead.key) != held_.end();
+  if (!ram_has_all_ && !held && held_.size() >= most_held()) return false;
   const std::optional<int> slot = slots_.claim_ahead(ahead.key, ahead.admission);
   if (!slot) return true;
-  ram_.hold(ahead.key);
-  copy(ahead.key, *slot);
+  if (!held) ram_.hold(ahead.key);
+  copy(ahead.key, *slot, true);
   if (ram_has_all_) {
     ram_.let_go(ahead.key);
-  } else {
+  } else if (!held) {
     held_.push_back(ahead.key);
   }
   DeviceLayerStats& stats = stats_[index(ahead.key.layer)];
@@ -79,12 +94,14 @@ bool DeviceTier::copy_ahead(const Ahead& ahead) {
   return true;
 }
 
-void DeviceTier::copy(ExpertKey key, int slot) {
+void DeviceTier::copy(ExpertKey key, int slot, bool ahead) {
+  const int64_t start = std::max(link_busy_until_ns_, clock_.now_ns());
   bank_.copy(key.layer, slot, ram_.weights(key));
   ram_.set_above(key, true);
   if (link_bytes_per_s_ <= 0) return;
   const double copy_s = static_cast<double>(bytes_of(key)) / link_bytes_per_s_;
-  link_busy_until_ns_ = std::max(link_busy_until_ns_, clock_.now_ns()) + static_cast<int64_t>(copy_s * 1e9);
+  link_busy_until_ns_ = start + static_cast<int64_t>(copy_s * 1e9);
+  if (trace_ != nullptr) trace_->copied(key, ahead, bytes_of(key), start, link_busy_until_ns_);
 }
 
 double DeviceTier::link_busy_s() const { return seconds(std::max<int64_t>(0, link_busy_until_ns_ - clock_.now_ns())); }
@@ -149,6 +166,7 @@ double DeviceTier::load_bytes_per_s() const {
 }
 
 void DeviceTier::begin_turn(LayerId layer) {
+  if (!held_.empty() && held_.size() >= most_held()) settle();
   slots_.begin_turn(layer);
   std::erase_if(ahead_, [layer](const Ahead& one) { return one.key.layer == layer; });
 }

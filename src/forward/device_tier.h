@@ -3,7 +3,8 @@
 //
 // Copies go by the device's second queue, one after the other, so a demand's copy waits behind those that were begun
 // before: no more of them are begun than the background limit allows. Nobody is told when a copy is done; what is on
-// the link is reckoned from its rate.
+// the link is reckoned from its rate. What a copy reads stays in RAM until copies have been waited for: when the link
+// should be idle, where that takes next to nothing, and where too much of RAM is held.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 
 #include "backend/device.h"
 #include "base/clock.h"
+#include "base/trace.h"
 #include "expert/cache.h"
 #include "expert/device_slots.h"
 #include "expert/fast_tier.h"
@@ -36,6 +38,9 @@ class DeviceTier final : public FastTier {
  public:
   // All must outlive the tier; `ram` is the tier below.
   DeviceTier(Device& device, ExpertCache& ram, ExpertBank& bank, DeviceSlots& slots, const Clock& clock);
+  ~DeviceTier() override;
+  DeviceTier(const DeviceTier&) = delete;
+  DeviceTier& operator=(const DeviceTier&) = delete;
 
   int slots() const override { return slots_.slots(); }
   const ExpertLayout& layout() const override { return ram_.layout(); }
@@ -56,10 +61,11 @@ class DeviceTier final : public FastTier {
 
   double link_bytes_per_s() const { return link_bytes_per_s_; }  // 0: not measured
   void set_link_bytes_per_s(double rate) { link_bytes_per_s_ = rate; }
+  void set_trace(Trace* trace) { trace_ = trace; }  // must outlive this; nullptr: none
   // The layer is computed now: what has not come ahead for it by now is brought by its demand.
   void begin_turn(LayerId layer);
   // Queues the copy of an expert that RAM has pinned or held into its slot.
-  void copy(ExpertKey key, int slot);
+  void copy(ExpertKey key, int slot, bool ahead = false);
   // Waits for all copies; RAM may evict what they came from.
   void settle();
   // After an error: nothing more comes.
@@ -73,6 +79,7 @@ class DeviceTier final : public FastTier {
     Admission admission{};
   };
   bool copy_ahead(const Ahead& ahead);
+  size_t most_held() const;
   bool link_has_room() const;
   double link_busy_s() const;  // from now on, as reckoned
   uint64_t bytes_of(ExpertKey key) const { return bank_.slot_bytes(bank_.kind_of(key.layer)); }
@@ -82,6 +89,7 @@ class DeviceTier final : public FastTier {
   ExpertBank& bank_;
   DeviceSlots& slots_;
   const Clock& clock_;
+  Trace* trace_ = nullptr;
   const bool ram_has_all_;         // nothing is ever evicted there
   double link_bytes_per_s_ = 0;    // 0: not known
   uint64_t background_limit_ = 0;  // of bytes, as the tier below has it

@@ -252,9 +252,7 @@ Status ForwardPass::experts_on_device(LayerId layer, int32_t count) {
   if (is_batch_) {
     // Behind this layer's copies, while it is computed.
     foresee_next_layer(layer, count);
-    for (const ExpertKey key : ahead_) {
-      if (device_experts_->tier().prefetch(key) == Prefetched::kNoSlot) break;
-    }
+    for (const ExpertKey key : ahead_) device_experts_->tier().prefetch(key);
   }
   stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
   return {};

@@ -42,6 +42,14 @@ uint64_t DeviceStages::graph_bytes() const {
   return kept * static_cast<uint64_t>(config_.n_layer) * StageGraph::context_bytes(graph_tensors());
 }
 
+uint64_t DeviceStages::queued_bytes() const {
+  const auto columns = static_cast<uint64_t>(std::max(shape_.columns, shape_.fixed_window));
+  const uint64_t mask = shape_.host_attention ? 0 : sizeof(ggml_fp16_t) * static_cast<uint64_t>(kv_.device_rows());
+  // Rows' tokens, slots, places and weights.
+  const uint64_t routes = 4 * sizeof(int32_t) * static_cast<uint64_t>(config_.n_expert_used);
+  return columns * (sizeof(float) * static_cast<uint64_t>(config_.n_embd) + mask + routes);
+}
+
 int32_t DeviceStages::padded(int32_t count) const {
   return std::max(count, count <= shape_.fixed_window ? shape_.fixed_window : 0);
 }

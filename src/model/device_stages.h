@@ -2,7 +2,7 @@
 // lie in the device's memory.
 //
 // The host embeds tokens, routes and samples. So of a layer with experts its router's logits come to the host: the one
-// time per such layer that the host waits for the device. Everything else is queued.
+// time per such layer that the host waits for the device, but for its own part in attention. Everything else is queued.
 //
 // Attention may be left to the host, for passes over many sequences whose keys and values lie there: a layer is then
 // cut in two, and its columns may go in parts, one of which the host attends to while the device is busy with another.
@@ -60,7 +60,8 @@ class DeviceStages {
   // Finds out how much memory is needed. Again after probes are set. kUsage where the device lacks an operation.
   Status plan(std::span<const RouterProbe> probes);
   uint64_t bytes() const { return memory_->bytes() + scratch_bytes_; }
-  uint64_t graph_bytes() const;  // of the host's memory
+  uint64_t graph_bytes() const;   // of the host's memory
+  uint64_t queued_bytes() const;  // likewise: what queued writes read from, at most
   Status allocate();
   // Copies to the device what probes have in the host's memory, once it holds its numbers.
   void upload_probes();
@@ -76,7 +77,8 @@ class DeviceStages {
   void before_attention(LayerId layer, int32_t first, int32_t count, float* q, float* k, float* v);
   // Between the two: the mirror's columns of the pass. Queued.
   void mirrored_attention(LayerId layer);
-  // What the host attended to crosses the link; `attended` must stay until the next wait. Queued.
+  // What the host attended to crosses the link; `attended` must stay until something queued later is waited for.
+  // Queued.
   void write_attended(int32_t first, int32_t count, const float* attended);
   void after_attention(LayerId layer, int32_t first, int32_t count);
   void finish(LayerId layer, const LayerResults& results);

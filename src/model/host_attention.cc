@@ -27,8 +27,8 @@ HostAttention::HostAttention(const ModelConfig& config, Compute& compute, const 
       v_width_(config.is_latent() ? 0 : int64_t{config.value_dim} * config.n_head_kv),
       out_width_(int64_t{config.value_dim} * config.n_head) {}
 
-Result<std::unique_ptr<HostAttention>> HostAttention::create(const ModelConfig& config, const Device& device,
-                                                             Compute& compute, const ops::NodeContext& nodes,
+Result<std::unique_ptr<HostAttention>> HostAttention::create(const ModelConfig& config, Compute& compute,
+                                                             const ops::NodeContext& nodes,
                                                              const ops::AttentionNode& attention, const KvCache& kv,
                                                              const Workspace& workspace) {
   std::unique_ptr<HostAttention> made(new HostAttention(config, compute, nodes, attention, kv, workspace));
@@ -42,14 +42,20 @@ Result<std::unique_ptr<HostAttention>> HostAttention::create(const ModelConfig& 
   room(made->k_, made->k_width_);
   room(made->v_, made->v_width_);
   room(made->attended_, made->out_width_);
-  ASSIGN_OR_RETURN(Arena arena, device.reserve_host(bytes));
-  made->rows_ = DeviceBuffer::over(std::move(arena));
+  ASSIGN_OR_RETURN(made->rows_, DeviceBuffer::reserve(bytes));
   made->scratch_ = ggml_gallocr_new(ggml_backend_get_default_buffer_type(compute.backend()));
   const int32_t tokens = std::min(kTokensAtOnce, columns);
   CHECK(ggml_gallocr_reserve(made->scratch_, made->build(LayerId{0}, 0, tokens, true)->graph));
   made->scratch_bytes_ = ggml_gallocr_get_buffer_size(made->scratch_, 0);
   made->attention_bytes_ = ops::attention_workspace_bytes(attention.shape, tokens, kv.context());
   return made;
+}
+
+Status HostAttention::allocate(const Device& device) {
+  if (!device.info().pinned) return {};
+  ASSIGN_OR_RETURN(Arena arena, device.reserve_host(rows_.bytes()));
+  rows_ = DeviceBuffer::over(std::move(arena));
+  return {};
 }
 
 HostAttention::~HostAttention() {

@@ -21,12 +21,13 @@ namespace drafthorse {
 
 class HostAttention {
  public:
-  // For passes of up to workspace.shape().columns tokens. All must outlive this; rows that cross the link lie where
-  // `device` copies them fastest.
-  static Result<std::unique_ptr<HostAttention>> create(const ModelConfig& config, const Device& device,
-                                                       Compute& compute, const ops::NodeContext& nodes,
+  // For passes of up to workspace.shape().columns tokens. All must outlive this.
+  static Result<std::unique_ptr<HostAttention>> create(const ModelConfig& config, Compute& compute,
+                                                       const ops::NodeContext& nodes,
                                                        const ops::AttentionNode& attention, const KvCache& kv,
                                                        const Workspace& workspace);
+  // Before anything is run: rows that cross the link lie where `device` copies them fastest.
+  Status allocate(const Device& device);
   ~HostAttention();
   HostAttention(const HostAttention&) = delete;
   HostAttention& operator=(const HostAttention&) = delete;

@@ -57,11 +57,15 @@ int32_t MirroredAttention::slot_of(int32_t sequence) const {
 
 // A slot that nobody has, or whose text has ended; -1: none.
 int32_t MirroredAttention::admit(int32_t sequence) {
-  const auto free = std::find_if(held_.begin(), held_.end(),
-                                 [&](const Slot& one) { return one.sequence < 0 || host_.length(one.sequence) == 0; });
-  if (free == held_.end()) return -1;
-  *free = {sequence, 0};
-  return static_cast<int32_t>(free - held_.begin());
+  for (int32_t slot = 0; slot < slots(); ++slot) {
+    const int32_t holder = held_[slot].sequence;
+    const bool is_free = holder < 0 || host_.length(holder) == 0;
+    // A text that begins in this pass has no rows yet, either.
+    if (!is_free || std::find(slots_.begin(), slots_.end(), slot) != slots_.end()) continue;
+    held_[slot] = {sequence, 0};
+    return slot;
+  }
+  return -1;
 }
 
 const std::vector<bool>& MirroredAttention::begin(std::span<const SequenceColumn> columns) {

@@ -43,6 +43,7 @@ class MirroredAttention {
   // Any of the pass under way.
   bool any() const { return !columns_.empty(); }
   int64_t attended() const { return attended_; }  // columns, of all passes
+  bool holds(int32_t sequence) const { return slot_of(sequence) >= 0; }
 
   // Adds to the graph: the device's columns of k, v -> the slots; of q -> attended. All are [.., columns] on the
   // device; v is nullptr where values are the keys' beginnings.

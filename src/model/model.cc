@@ -62,8 +62,8 @@ Result<std::unique_ptr<Model>> Model::create(const GgufIndex& index, const Model
     CHECK(model->kv().device() == (options.host_attention ? nullptr : options.device));
     if (options.host_attention) {
       ASSIGN_OR_RETURN(model->host_attention_,
-                       HostAttention::create(model->config_, *options.device, compute, model->nodes_, model->attention_,
-                                             model->kv(), model->workspace_));
+                       HostAttention::create(model->config_, compute, model->nodes_, model->attention_, model->kv(),
+                                             model->workspace_));
     }
     const DeviceStageShape shape = {options.workspace.columns, options.workspace.max_window, options.fixed_window,
                                     options.host_attention};
@@ -169,6 +169,7 @@ Status Model::load(const FileSet& files, ReadQueue& queue, const std::function<b
   if (device_stages_ != nullptr) {
     RETURN_IF_ERROR(dense_.allocate());
     RETURN_IF_ERROR(own_kv_.allocate());
+    if (host_attention_ != nullptr) RETURN_IF_ERROR(host_attention_->allocate(device_stages_->device()));
     if (mirror_ != nullptr) RETURN_IF_ERROR(mirror_->allocate());
     RETURN_IF_ERROR(device_stages_->allocate());
   }
@@ -185,8 +186,8 @@ void Model::account(MemoryLedger& ledger, const std::string& prefix) const {
   ledger.add(prefix + "dense weights", dense_.bytes());
   if (device_stages_ != nullptr) {
     ledger.add("staging", dense_.staging_bytes());
-    ledger.add(prefix + "activations",
-               workspace_.bytes() + scratch_bytes_ + routing + probe_logits_.bytes() + tapped_.bytes());
+    ledger.add(prefix + "activations", workspace_.bytes() + scratch_bytes_ + routing + probe_logits_.bytes() +
+                                           tapped_.bytes() + device_stages_->queued_bytes());
     ledger.add(prefix + "graphs", device_stages_->graph_bytes());
     if (host_attention_ != nullptr) ledger.add(prefix + "attention", host_attention_->bytes());
     return;
@@ -340,8 +341,11 @@ void Model::attention(LayerId layer, int32_t first, int32_t count) {
 }
 
 void Model::attention_on_device(LayerId layer) {
-  LayerResults results = {
-      workspace_.router_logits, tapped_.bytes() > 0 ? reinterpret_cast<float*>(tapped_.data()) : nullptr, {}};
+  LayerResults results = {workspace_.router_logits, nullptr, {}};
+  // Of more columns the host computes no experts.
+  if (tapped_.bytes() > 0 && columns_ <= options_.workspace.max_window) {
+    results.ffn_input = reinterpret_cast<float*>(tapped_.data());
+  }
   for (const uint64_t offset : probe_offsets_) {
     results.probe_logits.push_back(reinterpret_cast<float*>(probe_logits_.data() + offset));
   }
@@ -388,13 +392,12 @@ void Model::attend_on_both(LayerId layer) {
   const int mark = device_stages_->device().mark();
   device_stages_->mirrored_attention(layer);
   device_stages_->device().wait_for(mark);
+  host.write(layer, 0, columns_);
   for (int32_t first = 0; first < columns_;) {
     const bool mirrored = mirrored_[static_cast<size_t>(first)];
     int32_t end = first + 1;
     while (end < columns_ && mirrored_[static_cast<size_t>(end)] == mirrored) ++end;
-    if (mirrored) {
-      host.write(layer, first, end - first);
-    } else {
+    if (!mirrored) {
       host.attend(layer, first, end - first);
       device_stages_->write_attended(first, end - first, host.attended(first));
     }

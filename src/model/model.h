@@ -172,9 +172,10 @@ class Model {
   uint64_t scratch_bytes_ = 0;
   ggml_gallocr_t scratch_ = nullptr;
   std::map<std::pair<int32_t, int32_t>, std::unique_ptr<Graph>> attention_graphs_;  // by (layer, count), first = 0
-  std::unique_ptr<DeviceStages> device_stages_;  // instead of all those graphs but the embedding's
   std::unique_ptr<HostAttention> host_attention_;
   std::unique_ptr<MirroredAttention> mirror_;
+  std::unique_ptr<DeviceStages>
+      device_stages_;                  // instead of all those graphs but the embedding's; is done before they go
   std::vector<bool> mirrored_;         // by column of the pass: the device attends
   int32_t columns_ = 0;                // of the pass
   std::vector<int32_t> kept_columns_;  // on a device; empty: all

@@ -174,7 +174,13 @@ class OnDevice(unittest.TestCase):
                             Setup.widen, "--out", str(lines)], timeout=200)
             self.assertEqual(done.code, 0, done)
             rows = [json.loads(line) for line in lines.read_text().splitlines()]
-            self.assertEqual(len(list(pathlib.Path(folder).glob("tiny-25-*.json"))), 3)
+            traces = [json.loads(trace.read_text()) for trace in pathlib.Path(folder).glob("tiny-25-*.json")]
+            self.assertEqual(len(traces), 3)
+            for trace in traces:
+                link = [one for one in trace["traceEvents"] if one["ph"] == "X" and "ahead" in one["args"]]
+                self.assertGreater(len(link), 0)
+                for one, other in zip(link, link[1:]):
+                    self.assertGreaterEqual(other["ts"], one["ts"] + one["dur"] - 0.01)
         self.assertEqual({row["share"] for row in rows}, {25, 100})
         batches = [row for row in rows if row["contender"].startswith("batch")]
         self.assertEqual((len(rows), len(batches)), (2 * 13 + 3, 3))

@@ -394,8 +394,10 @@ TEST_P(FamilyBatchOnDevice, SplitsTheDraftsAttention) {
     kv.release(0);
     run({{0, 2}});
     for (int i = 0; i < 10; ++i) run({{1, 1}, {0, 1}});  // another text under the old number
+    for (const int32_t sequence : {0, 1, 2, 3}) kv.release(sequence);
+    for (int i = 0; i < 12; ++i) run({{0, 1}, {1, 1}, {2, 1}, {3, 1}});  // all begin at once
     const int64_t attended = model.mirror() != nullptr ? model.mirror()->attended() : 0;
-    EXPECT_EQ(attended, options.device.name == "cpu" ? 0 : 56);
+    EXPECT_EQ(attended, options.device.name == "cpu" ? 0 : 104);
     return logits;
   };
   EngineOptions cpu = on_cpu();

@@ -242,6 +242,47 @@ TEST_F(OnDevice, KeysAndValuesMayBeEightBits) {
   EXPECT_FALSE(logits[0] == plain);
 }
 
+// The least RAM there is cannot hold what is copied ahead; nobody waits for it for ever.
+TEST_F(OnDevice, LittleRamCopiesNothingAhead) {
+  EngineOptions least = drafting("model", 4);
+  least.draft_path = kQuantizedDraft;
+  least.schedule.policy = "sp-moe-sync";
+  least.device_slots = 40;
+  for (const int ram_slots : {2, 3}) {
+    least.expert_slots = ram_slots;
+    expect_same(least, fmt::format("{} slots in RAM", ram_slots));
+  }
+}
+
+// An expert that comes, goes and comes again while the link is still busy with the first of its copies.
+TEST_F(OnDevice, TheSameExpertComesTwice) {
+  EngineOptions few = options("auto");
+  few.device_slots = 1;
+  few.expert_slots = 24;
+  Result<std::unique_ptr<Engine>> engine = Engine::open(few, {});
+  ASSERT_TRUE(engine.ok()) << engine.status().message();
+  const std::vector<int32_t> prompt = (*engine)->tokenizer().tokenize(read_prompts(1).front());
+  ASSERT_TRUE(generate(**engine, prompt, 8).status.ok());
+  LoadedModel& target = (*engine)->target();
+  DeviceTier& tier = target.device_experts->tier();
+  tier.set_link_bytes_per_s(1);  // it will be busy for long
+  tier.set_background_limit(uint64_t{1} << 50);
+  std::vector<ExpertKey> in_ram;
+  for (int32_t e = 0; e < target.model->config().n_expert; ++e) {
+    const ExpertKey key{LayerId{1}, ExpertId{e}};
+    if (target.cache->resident(key) && !tier.resident(key)) in_ram.push_back(key);
+  }
+  ASSERT_GE(in_ram.size(), 2U);
+  for (const size_t which : {0, 1, 0, 1}) {
+    EXPECT_EQ(tier.prefetch(in_ram[which]), Prefetched::kStarted);
+    EXPECT_TRUE(tier.resident(in_ram[which]));
+    tier.begin_turn(LayerId{1});
+  }
+  tier.settle();
+  target.cache->check_invariants();
+  EXPECT_TRUE(generate(**engine, prompt, 8).status.ok());
+}
+
 // What policies plan ahead for is the device's slots, from RAM and through it from the SSD, and changes no text.
 TEST_F(OnDevice, PoliciesBringExpertsAhead) {
   for (const SchedulePolicy& policy : schedule_policies()) {
