@@ -8,7 +8,7 @@ are made here from the ones in models/, and nothing is downloaded. All of it tak
                  [--out gpu.jsonl] [--llama-python ~/.cache/drafthorse/python] [--ram 40G]
                  [--speculative PATH/llama-speculative-simple] [--trace DIRECTORY]
 
-Models are the demo pair, widened: target and draft to the same width, so that SP-MoE's predictor has its scores. Prints
+Models are the trained pairs, widened: target and draft to the same width, so that SP-MoE's predictor has its scores. Prints
 tables for each model and writes a line per run to --out. Columns:
   ms/token     median over the runs; "exposed" is what it is above the same contender with all experts on the device
   there, copied, on CPU   of the experts needed while decoding
@@ -31,11 +31,12 @@ import time
 import against_llama as against_llama_cpp
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Sizes of one expert's matrices as in those models; there are as many of them as the demo model has.
+# Pair, its layers, and how it is widened. Sizes of one expert's matrices are about those of such models: few large ones (of
+# the first pair, 16, two used), many small ones (of the fine pair, 32, four used). Attention is llama's in both.
 SHAPES = {
-    "mixtral": ["--embd", "4096", "--ff", "7168", "--type", "Q4_K", "--noise", "0.5"],
-    "deepseek": ["--embd", "2048", "--ff", "1536", "--type", "Q4_K", "--noise", "0.5"],
-    "tiny": ["--embd", "512", "--ff", "768", "--type", "Q4_0"],
+    "mixtral": ("models", 4, ["--embd", "4096", "--ff", "7168", "--type", "Q4_K", "--noise", "0.5"]),
+    "deepseek": ("models/fine", 8, ["--embd", "2048", "--ff", "1536", "--type", "Q4_K", "--noise", "0.5"]),
+    "tiny": ("models", 4, ["--embd", "512", "--ff", "768", "--type", "Q4_0"]),
 }
 POLICIES = ("on-demand", "next-use", "sp-moe", "sp-moe-sync", "adapmoe", "moe-infinity", "specter", "auto")
 CONTENDERS = {
@@ -242,11 +243,12 @@ def main():
         for name in args.models:
             folder = args.folder or pathlib.Path(scratch)
             model = folder / f"{name}.gguf"
+            pair, layer_count, widening = SHAPES[name]
             if not model.exists():
-                call([args.widen, ROOT / "models/target.gguf", model, *SHAPES[name]])
+                call([args.widen, ROOT / pair / "target.gguf", model, *widening])
             draft = folder / f"{name}-draft.gguf"
             if not draft.exists():
-                call([args.widen, ROOT / "models/draft.gguf", draft, *SHAPES[name][:2], "--type", "Q8_0"])
+                call([args.widen, ROOT / pair / "draft.gguf", draft, *widening[:2], "--type", "Q8_0"])
             sizes, whole = budgets(args, model, draft)
             print(f"\n{name}: {model.stat().st_size / 1e9:.2f} GB, of it routed experts {whole / 1e9:.2f} GB; {args.device}")
             rows = []
@@ -271,13 +273,13 @@ def main():
                 if out:
                     print(json.dumps(row), file=out, flush=True)
             if args.llama_python and time.monotonic() < end:
-                for layers in (4, 3, 2, 0):
+                for layers in (layer_count, layer_count * 3 // 4, layer_count // 2, 0):
                     stats = against_llama(args, model, layers)
-                    print(f"llama.cpp, experts of {layers} of 4 layers on the CPU: {1e3 / stats['decode_tokens_per_s']:.2f} ms/token")
+                    print(f"llama.cpp, experts of {layers} of {layer_count} layers on the CPU: {1e3 / stats['decode_tokens_per_s']:.2f} ms/token")
             if args.speculative and time.monotonic() < end:
-                for layers in (4, 3, 2):
+                for layers in (layer_count, layer_count * 3 // 4, layer_count // 2):
                     rate = llama_speculative(args, model, draft, layers)
-                    print(f"llama.cpp with the draft, experts of {layers} of 4 layers on the CPU: {1e3 / rate:.2f} ms/token")
+                    print(f"llama.cpp with the draft, experts of {layers} of {layer_count} layers on the CPU: {1e3 / rate:.2f} ms/token")
             if not args.folder:
                 model.unlink()
                 draft.unlink()
