@@ -143,7 +143,6 @@ class ExpertCache final : public FastTier {
     return reader_.background_bytes_in_flight() + reader_.waiting_bytes(ReadPriority::kPrefetch);
   }
   // Bytes per second while the engine waited for reads and so had asked for all it could; 0 until seen.
-  double read_bytes_per_s() const { return read_rate_; }
   double load_bytes_per_s() const override { return read_rate_; }
   int64_t stall_ns() const override;
   double use_rate(ExpertKey key) const override {

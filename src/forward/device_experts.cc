@@ -71,13 +71,12 @@ void DeviceExperts::run_resident(LayerId layer, std::span<const RoutedExpert> ro
 // experts it is: the host has read the router's logits.
 void DeviceExperts::settle() {
   if (launched_at_ == stages_.device().waits()) stages_.wait();
-  for (const ExpertId expert : held_in_ram_) host_.release(expert);
-  held_in_ram_.clear();
+  release_copied();
   slots_.unpin_all();
 }
 
+// What has been copied by now.
 void DeviceExperts::release_copied() {
-  stages_.device().wait_for_copies();
   for (const ExpertId expert : held_in_ram_) host_.release(expert);
   held_in_ram_.clear();
 }
@@ -162,7 +161,9 @@ Status DeviceExperts::bring(const LayerRouting& routing, std::span<const ExpertI
     for (const ExpertId expert : for_host) host_.release(expert);
     host_.poll();
     // Others may wait for the slots in RAM that these are copied from.
-    if (to_come > 0) release_copied();
+    if (to_come == 0) break;
+    stages_.device().wait_for_copies();
+    release_copied();
   }
   return {};
 }

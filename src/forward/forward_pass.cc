@@ -476,7 +476,7 @@ void ForwardPass::foresee_next_layer(LayerId layer, int32_t count) {
   // Between two layers' experts nobody computes any: what the disk brings meanwhile must have been asked for.
   const bool wraps = index(*next) <= index(layer);
   const double gap_s = seconds(stage_ns_ + (wraps ? between_ns_ : 0));
-  const double rate = cache_->read_bytes_per_s() > 0 ? cache_->read_bytes_per_s() : kAssumedReadRate;
+  const double rate = cache_->load_bytes_per_s() > 0 ? cache_->load_bytes_per_s() : kAssumedReadRate;
   ahead_bytes_ += static_cast<uint64_t>(gap_s * rate);
 }
 

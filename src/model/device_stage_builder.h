@@ -1,7 +1,6 @@
 // Stages on a device: every node is ggml's own.
 //
-// Attention looks at the cache's first `extent` rows, what a token must not see masked out, and goes through a plain
-// softmax: flash attention is not there in every build of every backend, and the CPU's accumulates in 16 bits.
+// Attention (device_attention.h) looks at the cache's first `extent` rows.
 #pragma once
 
 #include "model/stage_builder.h"

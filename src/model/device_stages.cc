@@ -7,17 +7,16 @@
 #include <cstring>
 
 #include "base/units.h"
+#include "model/device_attention.h"
 #include "model/device_stage_builder.h"
 
 namespace drafthorse {
 namespace {
 
 constexpr int32_t kMostKeptWindow = 17;
-constexpr size_t kMoreTensors = 40;      // that a device's layer has at most beyond a host's
-constexpr size_t kProbeTensors = 8;      // per probe
-constexpr int32_t kFewRows = 64;         // up to so many each row is an expert of one token: kernels for vectors
-constexpr ggml_fp16_t kSeen = 0;         // 0 in 16 bits
-constexpr ggml_fp16_t kUnseen = 0xFC00;  // minus infinity
+constexpr size_t kMoreTensors = 40;  // that a device's layer has at most beyond a host's
+constexpr size_t kProbeTensors = 8;  // per probe
+constexpr int32_t kFewRows = 64;     // up to so many each row is an expert of one token: kernels for vectors
 
 }  // namespace
 
@@ -360,10 +359,8 @@ void DeviceStages::begin(const float* embedded, std::span<const int32_t> positio
   all_rows.resize(static_cast<size_t>(padded(count_)), kv_.spare_row());
   std::vector<ggml_fp16_t> mask(static_cast<size_t>(extent_) * all_positions.size(), kUnseen);
   for (size_t t = 0; t < all_positions.size(); ++t) {
-    const int32_t end = all_positions[t] + 1;
-    const int32_t begin = config_.attention_window > 0 ? std::max(0, end - config_.attention_window) : 0;
-    const auto row = mask.begin() + static_cast<std::ptrdiff_t>(t) * extent_;
-    std::fill(row + begin, row + end, kSeen);
+    const std::span row(mask.data() + t * static_cast<size_t>(extent_), static_cast<size_t>(extent_));
+    mark_seen(row, all_positions[t], config_.attention_window);
   }
   write(positions_, std::span<const int32_t>(all_positions));
   write(kv_rows_, std::span<const int64_t>(all_rows));

@@ -8,8 +8,7 @@
 namespace drafthorse {
 namespace {
 
-constexpr size_t kTensors = 32;         // of a graph, at most
-constexpr int32_t kTokensAtOnce = 256;  // larger parts are cut; the bits do not change
+constexpr size_t kTensors = 32;  // of a graph, at most
 constexpr uint64_t kAlignment = 64;
 
 }  // namespace
@@ -44,7 +43,7 @@ Result<std::unique_ptr<HostAttention>> HostAttention::create(const ModelConfig& 
   room(made->attended_, made->out_width_);
   ASSIGN_OR_RETURN(made->rows_, DeviceBuffer::reserve(bytes));
   made->scratch_ = ggml_gallocr_new(ggml_backend_get_default_buffer_type(compute.backend()));
-  const int32_t tokens = std::min(kTokensAtOnce, columns);
+  const int32_t tokens = std::min(kStageTokens, columns);
   CHECK(ggml_gallocr_reserve(made->scratch_, made->build(LayerId{0}, 0, tokens, true)->graph));
   made->scratch_bytes_ = ggml_gallocr_get_buffer_size(made->scratch_, 0);
   made->attention_bytes_ = ops::attention_workspace_bytes(attention.shape, tokens, kv.context());
@@ -99,8 +98,8 @@ void HostAttention::attend(LayerId layer, int32_t first, int32_t count) { run(la
 void HostAttention::write(LayerId layer, int32_t first, int32_t count) { run(layer, first, count, false); }
 
 void HostAttention::run(LayerId layer, int32_t first, int32_t count, bool attends) {
-  for (int32_t done = 0; done < count; done += kTokensAtOnce) {
-    const Graph graph = build(layer, first + done, std::min(kTokensAtOnce, count - done), attends);
+  for (int32_t done = 0; done < count; done += kStageTokens) {
+    const Graph graph = build(layer, first + done, std::min(kStageTokens, count - done), attends);
     CHECK(ggml_gallocr_alloc_graph(scratch_, graph->graph));
     compute_.run(graph->graph);
   }

@@ -3,13 +3,12 @@
 #include <algorithm>
 
 #include "base/units.h"
+#include "model/device_attention.h"
 
 namespace drafthorse {
 namespace {
 
-constexpr ggml_fp16_t kSeen = 0;
-constexpr ggml_fp16_t kUnseen = 0xFC00;  // minus infinity
-constexpr size_t kTensors = 8;           // beside keys and values
+constexpr size_t kTensors = 8;  // beside keys and values
 
 }  // namespace
 
@@ -127,11 +126,9 @@ void MirroredAttention::write_indices() {
   target_data_.clear();
   row_data_.clear();
   for (size_t i = 0; i < columns_.size(); ++i) {
-    const int32_t end = positions_[i] + 1;
-    const int32_t begin = config_.attention_window > 0 ? std::max(0, end - config_.attention_window) : 0;
-    const auto row = mask_data_.begin() + static_cast<std::ptrdiff_t>(slots_[i]) * extent_;
-    *row = kUnseen;
-    std::fill(row + begin, row + end, kSeen);
+    const std::span row(mask_data_.data() + int64_t{slots_[i]} * extent_, static_cast<size_t>(extent_));
+    row[0] = kUnseen;
+    mark_seen(row, positions_[i], config_.attention_window);
     column_of_slot_data_[slots_[i]] = columns_[i];
     target_data_.push_back(columns_[i]);
     row_data_.push_back(int64_t{slots_[i]} * rows_ + positions_[i]);
@@ -171,15 +168,9 @@ void MirroredAttention::build(StageGraph& graph, LayerId layer, ggml_tensor* q, 
   ggml_tensor* values = v != nullptr ? written(v, values_[index(layer)]) : keys;
   ggml_tensor* queries = ggml_get_rows(context, q, first(column_of_slot_, used_));
   queries = ggml_reshape_4d(context, queries, config_.head_dim, 1, n_head, used_);
-  ggml_tensor* scores = ggml_mul_mat(context, by_slot(keys, config_.head_dim), queries);
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wdeprecated-declarations"  // its successor is not there in older versions
-  ggml_mul_mat_set_prec(scores, GGML_PREC_F32);
-#pragma GCC diagnostic pop
   ggml_tensor* mask = ggml_reshape_4d(context, first(mask_, int64_t{extent_} * used_), extent_, 1, 1, used_);
-  ggml_tensor* weights = ggml_soft_max_ext(context, scores, mask, config_.attention_scale, 0);
-  ggml_tensor* turned = ggml_cont(context, ggml_transpose(context, by_slot(values, config_.value_dim)));
-  ggml_tensor* out = ggml_mul_mat(context, turned, weights);  // [value_dim, 1, n_head, used]
+  ggml_tensor* out = masked_attention(context, queries, by_slot(keys, config_.head_dim),
+                                      by_slot(values, config_.value_dim), mask, config_.attention_scale);
   out = ggml_reshape_2d(context, out, int64_t{config_.value_dim} * n_head, used_);
   out = ggml_get_rows(context, out, first(slot_of_column_, n));
   ggml_build_forward_expand(graph.graph, ggml_set_rows(context, attended, out, first(target_, n)));

@@ -392,12 +392,13 @@ void Model::attend_on_both(LayerId layer) {
   const int mark = device_stages_->device().mark();
   device_stages_->mirrored_attention(layer);
   device_stages_->device().wait_for(mark);
-  host.write(layer, 0, columns_);
   for (int32_t first = 0; first < columns_;) {
     const bool mirrored = mirrored_[static_cast<size_t>(first)];
     int32_t end = first + 1;
     while (end < columns_ && mirrored_[static_cast<size_t>(end)] == mirrored) ++end;
-    if (!mirrored) {
+    if (mirrored) {
+      host.write(layer, first, end - first);
+    } else {
       host.attend(layer, first, end - first);
       device_stages_->write_attended(first, end - first, host.attended(first));
     }

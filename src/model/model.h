@@ -36,9 +36,6 @@
 
 namespace drafthorse {
 
-// Tokens that go through attention in one graph. Larger windows are cut; the bits do not change.
-inline constexpr int32_t kStageTokens = 256;
-
 struct ModelOptions {
   int32_t context = 0;  // positions of a sequence in the KV cache
   WorkspaceShape workspace;

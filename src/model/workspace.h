@@ -17,6 +17,9 @@ struct WorkspaceShape {
   int32_t max_window = 0;  // tokens for which logits can be had at once, and whose experts may arrive in any order
 };
 
+// Tokens that go through attention in one graph on the host. Larger windows are cut; the bits do not change.
+inline constexpr int32_t kStageTokens = 256;
+
 // Rows that one run of the experts takes at most, where a window does not need more.
 inline constexpr int32_t kExpertRows = 256;
 

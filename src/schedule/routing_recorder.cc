@@ -76,7 +76,7 @@ void RoutingRecorder::end_cycle(int committed) {
   }
   cycle_.committed = committed;
   cycle_.head_s = seconds(clock_.now_ns() - last_ns_);
-  cycle_.link_bytes_per_s = cache_.read_bytes_per_s();
+  cycle_.link_bytes_per_s = cache_.load_bytes_per_s();
   const LayerCacheStats now = cache_total();
   cycle_.hits = now.hits - before_.hits;
   cycle_.in_flight_hits = now.in_flight_hits - before_.in_flight_hits;
