@@ -87,6 +87,13 @@ Json stats_json(Engine& engine, const Session& session, std::string_view stop, c
                 {"steps_by_depth", stats.depth_histogram},
                 {"reached_by_position", stats.reached_by_position},
                 {"accepted_by_position", stats.accepted_by_position}};
+  Json release;
+  if (const std::optional<DraftRelease>& gone = stats.draft_release; gone) {
+    release = {{"after_tokens", gone->after_tokens},
+               {"slots_before", gone->slots_before},
+               {"slots", gone->slots},
+               {"expected_gain", gone->gain}};
+  }
   return {{"schema", 1},
           {"model", options.target_path},
           {"draft", options.draft_path},
@@ -115,6 +122,7 @@ Json stats_json(Engine& engine, const Session& session, std::string_view stop, c
           {"drafter", options.drafter},
           {"drafters", drafters_json(stats.drafters)},
           {"depth", depth},
+          {"draft_release", release},
           {"policy", options.schedule.policy},
           {"predictor", options.schedule.predictor},
           {"prefetch", options.schedule.prefetch},

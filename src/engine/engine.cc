@@ -11,6 +11,7 @@
 #include "draft/batch_drafter.h"
 #include "draft/model_drafter.h"
 #include "draft/ngram_drafter.h"
+#include "draft/retired_drafter.h"
 #include "draft/target_kv_drafter.h"
 #include "engine/calibration.h"
 #include "ops/isa.h"
@@ -380,9 +381,10 @@ Status Engine::create_cache(LoadedModel& loaded, int slots) {
   ExpertCache::Memory memory;
   if (device_ != nullptr) memory = [this](uint64_t bytes) { return device_->reserve_host(bytes); };
   if (loaded.model->config().is_moe()) {
+    const int most_slots = &loaded == &target_ ? slots_without_draft_ : 0;
     ASSIGN_OR_RETURN(loaded.cache, ExpertCache::create(loaded.model->layout(), slots,
                                                        make_eviction_policy(options_.schedule.eviction), *loaded.files,
-                                                       *loaded.queue, clock_, memory));
+                                                       *loaded.queue, clock_, memory, most_slots));
   }
   loaded.pass = std::make_unique<ForwardPass>(*loaded.model, loaded.cache.get(), clock_, interrupted_);
   return {};
@@ -452,6 +454,28 @@ Status Engine::load(const LoadProgress& progress) {
   const double rate = load_s > 0 ? static_cast<double>(target_.model->dense_bytes()) / load_s : 0;
   schedule_->start(target_, draft_.model != nullptr ? &draft_ : nullptr, rate, clock_);
   return {};
+}
+
+void Engine::release_draft() {
+  CHECK(can_release_draft());
+  for (std::unique_ptr<Drafter>& drafter : drafters_) {
+    if (drafter->name() == "model" || drafter->name() == "shared-kv") {
+      drafter = std::make_unique<RetiredDrafter>(std::string(drafter->name()));
+    }
+  }
+  schedule_->release_draft();
+  // Each of these uses those behind it.
+  draft_.pass.reset();
+  draft_.cache.reset();
+  draft_.model.reset();
+  draft_.queue.reset();
+  draft_.files.reset();
+  trim_heap();
+  ledger_ = ledger_without_draft_;
+  plan_.slots = slots_without_draft_;
+  plan_.everything_resident = plan_.slots == target_.model->layout().total_experts();
+  target_.cache->grow(plan_.slots);
+  target_.cache->fill();
 }
 
 void Engine::create_drafters() {

@@ -179,6 +179,15 @@ class Engine {
   // Things a user should hear once: fallbacks taken, limits lowered.
   const std::vector<std::string>& notices() const { return notices_; }
 
+  // Whether the draft model may be given up for more expert slots: it is `auto` that chose it, for one text at a time.
+  bool can_release_draft() const { return slots_without_draft_ > plan_.slots && draft_.model != nullptr; }
+  bool draft_released() const { return draft_index_ && draft_.model == nullptr; }
+  // Slots the target would then have; 0 where it may not be.
+  int slots_without_draft() const { return slots_without_draft_; }
+  // Frees all that the draft model holds and makes slots of it; ledger() and memory_plan() say so. Its drafter stays in
+  // its place and drafts nothing any more. Between two steps of a session. Only where can_release_draft().
+  void release_draft();
+
   void interrupt() { *interrupted_ = true; }
   void clear_interrupt() { *interrupted_ = false; }
   bool interrupted() const { return *interrupted_; }
@@ -201,6 +210,8 @@ class Engine {
   Status plan_slots(MemoryNeeds& needs);
   Status plan_device();
   void mirror_draft();
+  bool may_release_draft() const;
+  void plan_release(MemoryNeeds needs, const MemoryLedger& of_draft);
   Status load(const LoadProgress& progress);
   Status open_queue(LoadedModel& loaded, const GgufIndex& index);
   Status create_cache(LoadedModel& loaded, int slots);
@@ -229,6 +240,8 @@ class Engine {
   MemoryLedger ledger_;
   MemoryLedger device_ledger_;
   MemoryPlan plan_;
+  MemoryLedger ledger_without_draft_;
+  int slots_without_draft_ = 0;
   int calibration_layers_ = 0;
   uint64_t batch_bytes_ = 0;
   std::vector<std::string> notices_;

@@ -27,13 +27,15 @@ Status Engine::plan() {
   MemoryNeeds needs;
   needs.fixed.add("process and vocabulary", resident_bytes() + kProcessReserve);
   target_.model->account(needs.fixed, "");
+  MemoryLedger of_draft;
   if (draft_index_) {
-    draft_.model->account(needs.fixed, "draft ");
+    draft_.model->account(of_draft, "draft ");
     const ExpertLayout& layout = draft_.model->layout();
     const uint64_t experts = ExpertCache::slot_bytes(layout) * static_cast<uint64_t>(draft_slots());
-    if (experts > 0) needs.fixed.add("draft experts", align_up(experts, kHugePage));
+    if (experts > 0) of_draft.add("draft experts", align_up(experts, kHugePage));
   }
-  if (schedule_->fitted_bytes() > 0) needs.fixed.add("fitted routers", schedule_->fitted_bytes());
+  if (schedule_->fitted_bytes() > 0) of_draft.add("fitted routers", schedule_->fitted_bytes());
+  for (const MemoryLedger::Entry& entry : of_draft.entries()) needs.fixed.add(entry.tag, entry.bytes);
   if (drafts_with("ngram") && !options_.batch) needs.fixed.add("n-gram index", NgramDrafter::bytes(*options_.context));
   needs.fixed.add("sampling", sampler_bytes(options_.sampling, target_config_.n_vocab, draft_depth_limit()));
   const ExpertLayout& layout = target_.model->layout();
@@ -42,12 +44,38 @@ Status Engine::plan() {
   needs.least_slots = std::min(needs.total_experts, ExpertCache::kLeastSlots);
   if (device_ != nullptr) RETURN_IF_ERROR(plan_device());
   RETURN_IF_ERROR(plan_slots(needs));
-  if (options_.expert_slots) plan_.slots = std::clamp(*options_.expert_slots, needs.least_slots, needs.total_experts);
+  if (may_release_draft()) plan_release(needs, of_draft);
+  if (options_.expert_slots) {
+    const int more = std::max(0, slots_without_draft_ - plan_.slots);
+    plan_.slots = std::clamp(*options_.expert_slots, needs.least_slots, needs.total_experts);
+    if (more > 0) slots_without_draft_ = std::min(plan_.slots + more, needs.total_experts);
+  }
   ledger_ = std::move(needs.fixed);
   if (plan_.slots > 0) {
     ledger_.add("expert slots", align_up(needs.slot_bytes * static_cast<uint64_t>(plan_.slots), kHugePage));
   }
   return {};
+}
+
+// A draft that was asked for stays, and so does one whose run is recorded: a recording has one number of slots.
+bool Engine::may_release_draft() const {
+  return draft_index_ && target_config_.is_moe() && options_.drafter == "auto" && !options_.draft_depth &&
+         !options_.batch && !options_.calibration_positions && device_ == nullptr && options_.schedule.record == nullptr;
+}
+
+// What the slots would be without the draft.
+void Engine::plan_release(MemoryNeeds needs, const MemoryLedger& of_draft) {
+  MemoryLedger others;
+  for (const MemoryLedger::Entry& entry : needs.fixed.entries()) {
+    if (of_draft.bytes(entry.tag) == 0) others.add(entry.tag, entry.bytes);
+  }
+  needs.fixed = others;
+  const Result<MemoryPlan> plan = plan_memory(needs, *options_.ram_bytes);
+  CHECK(plan.ok());  // with the draft it fits
+  slots_without_draft_ = plan->slots;
+  ledger_without_draft_ = std::move(others);
+  ledger_without_draft_.add("expert slots",
+                            align_up(needs.slot_bytes * static_cast<uint64_t>(slots_without_draft_), kHugePage));
 }
 
 // Of the draft's experts in RAM: all, or on their way to the device.

@@ -168,6 +168,13 @@ void ScheduleLink::start(LoadedModel& target, LoadedModel* draft, double bytes_p
   if (draft != nullptr) draft->pass->set_observer(&draft_observer_);
 }
 
+void ScheduleLink::release_draft() {
+  draft_ = nullptr;
+  draft_scores_.clear();
+  router_of_.clear();
+  fitted_.reset();
+}
+
 void ScheduleLink::begin_cycle(int depth) {
   if (scheduler_ == nullptr) return;
   phase_ = Phase::kDrafting;

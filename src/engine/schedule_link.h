@@ -55,6 +55,9 @@ class ScheduleLink {
   // Once the target's cache and the passes are there; all must outlive the link.
   void start(LoadedModel& target, LoadedModel* draft, double bytes_per_s, const Clock& clock);
 
+  // The draft model is about to go; from now on nothing is heard of it.
+  void release_draft();
+
   // A cycle; each may be called anew after a failure. Without experts to schedule they do nothing.
   void begin_cycle(int depth);
   void begin_verify(int tokens);

@@ -106,6 +106,10 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
     // What the prompt left free is filled while decoding leaves the disk idle; before, it would only compete.
     target_.cache->fill();
   }
+  draft_trial_.reset();
+  if (drafter_policy_ && engine_.can_release_draft()) {
+    draft_trial_.emplace(*target_.cache, engine_.options().schedule.eviction, engine_.slots_without_draft());
+  }
   return {};
 }
 
@@ -218,8 +222,20 @@ Result<std::vector<int32_t>> Session::decode_step() {
   stats_.decode_s += seconds(engine_.clock().now_ns() - start);
   if (drafter_policy_) look_back(choice, length);
   note_step(choice.drafter, static_cast<int32_t>(drafted.size()), accepted, draft_ns);
+  judge_draft(1 + accepted);
   if (added.empty() && generation_.stop == StopReason::kNone) return no_token_left(sampler_->options());
   return added;
+}
+
+// A draft that costs more than it brings makes room for experts.
+void Session::judge_draft(int32_t committed) {
+  if (!draft_trial_) return;
+  draft_trial_->note_step(*target_.pass, committed, *drafter_policy_);
+  if (!draft_trial_->should_go()) return;
+  stats_.draft_release = {stats_.generated_tokens, engine_.memory_plan().slots, engine_.slots_without_draft(),
+                          draft_trial_->gain()};
+  draft_trial_.reset();
+  engine_.release_draft();
 }
 
 // The step is done and the text was `length` tokens long before: how good were drafters whose draft was not verified?
@@ -282,6 +298,12 @@ std::string Session::explain_draft(const DraftChoice& choice) const {
 
 std::string Session::explain_depth() const {
   if (engine_.drafters().empty()) return {};
+  if (stats_.draft_release) {
+    return fmt::format("the draft made room for {} more experts after {} tokens: {:.2f}x of its best was expected",
+                       stats_.draft_release->slots - stats_.draft_release->slots_before,
+                       stats_.draft_release->after_tokens, stats_.draft_release->gain);
+  }
+  if (engine_.draft_released()) return "the draft made room for more experts in an earlier text";
   if (drafter_policy_) return drafter_policy_->explain();
   return fmt::format("{}, depth {}: as asked for", engine_.drafters()[0]->name(), *engine_.options().draft_depth);
 }

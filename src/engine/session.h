@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "engine/draft_trial.h"
 #include "engine/engine.h"
 #include "engine/generation.h"
 #include "engine/stats.h"
@@ -59,12 +60,14 @@ class Session {
   void look_back(const DraftChoice& choice, size_t length);
   void reset_layer_stats();
   void note_step(int32_t drafter, int32_t depth, int32_t accepted, int64_t draft_ns);
+  void judge_draft(int32_t committed);
 
   Engine& engine_;
   LoadedModel& target_;
   std::unique_ptr<Sampler> sampler_;
   std::optional<DrafterPolicy> drafter_policy_;  // none where drafter and depth are fixed
   std::vector<std::vector<int32_t>> foreseen_;   // by drafter: what it would have said in the step under way
+  std::optional<DraftTrial> draft_trial_;        // where the draft model may be given up, once there is a text
   Generation generation_;
   int64_t token_limit_ = -1;
   std::vector<std::string> stop_texts_;

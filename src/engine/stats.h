@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,14 @@ struct DrafterStats {
   int64_t drafted_tokens = 0;
   int64_t accepted_tokens = 0;
   double draft_s = 0;
+};
+
+// The draft model was given up for expert slots.
+struct DraftRelease {
+  int64_t after_tokens = 0;  // generated
+  int slots_before = 0;
+  int slots = 0;
+  double gain = 1;  // expected, in speed
 };
 
 struct SessionStats {
@@ -44,6 +53,7 @@ struct SessionStats {
   std::vector<DeviceLayerStats> decode_device;      // and decoding only
   // On a device: generated tokens whose choice was so close that another order of sums may choose otherwise.
   int64_t near_ties = 0;
+  std::optional<DraftRelease> draft_release;
 
   double decode_tokens_per_s() const { return decode_s > 0 ? static_cast<double>(generated_tokens) / decode_s : 0; }
   double prefill_tokens_per_s() const {

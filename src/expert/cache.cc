@@ -54,12 +54,13 @@ uint64_t ExpertCache::slot_bytes(const ExpertLayout& layout) {
 
 Result<std::unique_ptr<ExpertCache>> ExpertCache::create(const ExpertLayout& layout, int slots,
                                                          std::unique_ptr<EvictionPolicy> policy, const FileSet& files,
-                                                         ReadQueue& queue, const Clock& clock, Memory memory) {
+                                                         ReadQueue& queue, const Clock& clock, Memory memory,
+                                                         int most_slots) {
   CHECK(policy != nullptr);
   CHECK(slots >= std::min(kLeastSlots, layout.total_experts()));
   std::unique_ptr<ExpertCache> cache(new ExpertCache(layout, std::move(policy), files, queue, clock));
   cache->slot_bytes_ = slot_bytes(layout);
-  const uint64_t bytes = cache->slot_bytes_ * static_cast<uint64_t>(slots);
+  const uint64_t bytes = cache->slot_bytes_ * static_cast<uint64_t>(std::max(slots, most_slots));
   ASSIGN_OR_RETURN(cache->arena_, memory ? memory(bytes) : Arena::reserve(bytes));
   cache->slots_.resize(static_cast<size_t>(slots));
   const int with_experts = layout.moe_layers();
@@ -90,6 +91,14 @@ ExpertCache::~ExpertCache() {
     finished_.clear();
     reader_.poll(true, finished_);
   }
+}
+
+void ExpertCache::grow(int slots) {
+  CHECK(slots >= this->slots() && slot_bytes_ * static_cast<uint64_t>(slots) <= arena_.bytes());
+  const double growth = static_cast<double>(slots) / static_cast<double>(this->slots());
+  slots_.resize(static_cast<size_t>(slots));
+  for (double& share : shares_) share *= growth;
+  start_waiting_demands();
 }
 
 void ExpertCache::demand(LayerId layer, std::span<const ExpertId> experts) {

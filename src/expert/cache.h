@@ -67,14 +67,19 @@ class ExpertCache final : public FastTier {
   using Memory = std::function<Result<Arena>(uint64_t bytes)>;
 
   // layout, files, queue and clock must outlive the cache. `slots` is at least kLeastSlots (or all experts there are).
+  // most_slots: that grow() may make of them, if more; address space is reserved for so many.
   static Result<std::unique_ptr<ExpertCache>> create(const ExpertLayout& layout, int slots,
                                                      std::unique_ptr<EvictionPolicy> policy, const FileSet& files,
-                                                     ReadQueue& queue, const Clock& clock, Memory memory = {});
+                                                     ReadQueue& queue, const Clock& clock, Memory memory = {},
+                                                     int most_slots = 0);
   ~ExpertCache() override;
   ExpertCache(const ExpertCache&) = delete;
   ExpertCache& operator=(const ExpertCache&) = delete;
 
   int slots() const override { return static_cast<int>(slots_.size()); }
+  // From now on there are `slots`, at least as many as before and at most as many as create() was told of: memory has
+  // come free elsewhere. What a share of the slots was stays that share.
+  void grow(int slots);
   uint64_t bytes() const { return arena_.bytes(); }
 
   void set_trace(Trace* trace) { trace_ = trace; }  // must outlive the cache; nullptr: none

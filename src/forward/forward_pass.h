@@ -96,8 +96,11 @@ class ForwardPass {
   std::vector<double> distinct_by_window(int32_t most) const;
 
   std::span<const float> logits(int32_t column) const;  // [n_vocab]
+  // Of the last run (of a long one its last part), of a layer with experts: those of its token `token`, by id.
+  std::span<const RoutedExpert> routed(LayerId layer, int32_t token) const;
   const PassStats& stats() const { return stats_; }
   Model& model() { return model_; }
+  const Model& model() const { return model_; }
 
   // The first `count` tokens of the last window (run() of up to max_window tokens) became part of the text.
   void record_committed(int32_t count);
@@ -130,7 +133,6 @@ class ForwardPass {
   std::optional<LayerId> next_moe_layer(LayerId layer) const;
   void foresee_next_layer(LayerId layer, int32_t count);
   void read_ahead(LayerId layer, size_t next);
-  std::span<const RoutedExpert> routed(LayerId layer, int32_t token) const;
 
   Model& model_;
   ExpertCache* cache_;

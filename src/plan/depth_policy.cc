@@ -125,6 +125,13 @@ double DepthPolicy::expected_seconds(int depth) const {
   return (measured.value * measured.weight + model * kModelWeight) / (measured.weight + kModelWeight);
 }
 
+double DepthPolicy::plain_seconds(double missing_experts) const {
+  const double fewer = std::max(0.0, missing(1) - missing_experts);
+  const double more = std::max(0.0, missing_experts - missing(1));
+  // What was measured may hold less waiting than the misses' average would say.
+  return std::max(compute_.at(1), expected_seconds(0) + stall_per_missing_.value * (more - fewer));
+}
+
 double DepthPolicy::rate(int depth) const { return expected_tokens(depth) / std::max(1e-9, expected_seconds(depth)); }
 
 int DepthPolicy::best_depth(int room) const {

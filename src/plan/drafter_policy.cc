@@ -105,6 +105,12 @@ void DrafterPolicy::observe(const CycleObservation& cycle) {
     debt_s_ = std::max(0.0, debt_s_ - kLookShare * took);
 }
 
+double DrafterPolicy::seconds_per_token() const {
+  double best = 0;
+  for (const DepthPolicy& policy : policies_) best = std::max(best, policy.rate(policy.best_depth()));
+  return 1 / best;
+}
+
 std::string DrafterPolicy::explain() const {
   int best = 0;
   for (int i = 1; i < static_cast<int>(policies_.size()); ++i) {

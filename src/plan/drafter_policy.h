@@ -48,6 +48,8 @@ class DrafterPolicy {
   void hindsight(int drafter, int reached, int agreed);
 
   const DepthPolicy& policy(int drafter) const { return policies_[drafter]; }
+  // At the best choice there is, as of now.
+  double seconds_per_token() const;
   // In words: who drafts best and what that brings, or why nobody should.
   std::string explain() const;
 

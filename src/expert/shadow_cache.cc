@@ -1,0 +1,101 @@
+#include "expert/shadow_cache.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "base/check.h"
+
+namespace drafthorse {
+
+ShadowCache::ShadowCache(std::span<const int> experts_by_layer, int slots, std::unique_ptr<EvictionPolicy> policy)
+    : policy_(std::move(policy)), capacity_(static_cast<size_t>(slots)), held_by_layer_(experts_by_layer.size()) {
+  CHECK(policy_ != nullptr && slots > 0);
+  const auto with_experts =
+      std::count_if(experts_by_layer.begin(), experts_by_layer.end(), [](int experts) { return experts > 0; });
+  for (const int experts : experts_by_layer) {
+    slot_of_.emplace_back(static_cast<size_t>(experts), kNoSlot);
+    histories_.emplace_back(static_cast<size_t>(experts));
+    used_.emplace_back(static_cast<size_t>(experts));
+    shares_.push_back(experts > 0 ? static_cast<double>(slots) / static_cast<double>(with_experts) : 0);
+  }
+}
+
+void ShadowCache::put(int32_t slot, ExpertKey key) {
+  slots_[static_cast<size_t>(slot)] = key;
+  slot_of_[index(key.layer)][index(key.expert)] = slot;
+  ++held_by_layer_[index(key.layer)];
+  histories_[index(key.layer)][index(key.expert)].last_touch = ++tick_;
+}
+
+bool ShadowCache::seed(ExpertKey key) {
+  if (holds(key)) return true;
+  if (slots_.size() == capacity_) return false;
+  slots_.emplace_back();
+  put(static_cast<int32_t>(slots_.size()) - 1, key);
+  return true;
+}
+
+int32_t ShadowCache::victim(LayerId layer, std::span<const ExpertId> kept) const {
+  const EvictionContext now{.layer = layer,
+                            .n_layers = static_cast<int>(slot_of_.size()),
+                            .tokens = tokens_,
+                            .incoming = layer,
+                            .held_by_layer = held_by_layer_,
+                            .share_by_layer = shares_};
+  int32_t victim = kNoSlot;
+  double least = std::numeric_limits<double>::infinity();
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const ExpertKey key = slots_[i];
+    if (key.layer == layer && std::find(kept.begin(), kept.end(), key.expert) != kept.end()) continue;
+    const double worth = policy_->worth(key, histories_[index(key.layer)][index(key.expert)], now);
+    if (worth < least) {
+      least = worth;
+      victim = static_cast<int32_t>(i);
+    }
+  }
+  return victim;
+}
+
+int ShadowCache::demand(LayerId layer, std::span<const ExpertId> experts) {
+  for (const ExpertId expert : experts) {
+    histories_[index(layer)][index(expert)].last_touch = ++tick_;
+    ++used_[index(layer)][index(expert)];
+  }
+  int misses = 0;
+  for (const ExpertId expert : experts) {
+    if (holds({layer, expert})) continue;
+    ++misses;
+    int32_t slot = kNoSlot;
+    if (slots_.size() < capacity_) {
+      slot = static_cast<int32_t>(slots_.size());
+      slots_.emplace_back();
+    } else {
+      slot = victim(layer, experts);
+      if (slot == kNoSlot) continue;
+      const ExpertKey gone = slots_[static_cast<size_t>(slot)];
+      slot_of_[index(gone.layer)][index(gone.expert)] = kNoSlot;
+      --held_by_layer_[index(gone.layer)];
+    }
+    put(slot, {layer, expert});
+  }
+  return misses;
+}
+
+void ShadowCache::end_token() {
+  for (size_t layer = 0; layer < used_.size(); ++layer) {
+    for (size_t e = 0; e < used_[layer].size(); ++e) {
+      if (used_[layer][e] > 0) record_uses(histories_[layer][e], tokens_, 1, used_[layer][e]);
+      used_[layer][e] = 0;
+    }
+  }
+  ++tokens_;
+}
+
+void ShadowCache::set_use_rate(ExpertKey key, double rate) {
+  ExpertHistory& history = histories_[index(key.layer)][index(key.expert)];
+  history.use_rate = rate;
+  history.rate_token = tokens_;
+}
+
+}  // namespace drafthorse
