@@ -29,6 +29,8 @@ struct Plan {
   std::string acceptance_from;
   std::string no_prediction;  // why there is none
   std::optional<Prediction> prediction;
+  std::optional<SpeedPrediction> without_draft;  // its memory given to experts; where a run may do that
+  bool releases_draft = false;
   std::vector<Suggestion> suggestions;
   std::vector<std::string> notes;
 };
@@ -85,9 +87,25 @@ Status learn_skew(const PlanFlags& flags, Plan& plan) {
   return {};
 }
 
+// As a run goes on that has given the draft's memory to experts, which it does where that is faster.
+Status foretell_release(Plan& plan) {
+  constexpr double kWorthIt = 1.05;
+  PredictionInput alone = plan.input;
+  alone.draft.reset();
+  alone.foreseen = false;
+  alone.draft_prompt = 0;
+  alone.slots = plan.engine->slots_without_draft();
+  alone.depth = 0;
+  ASSIGN_OR_RETURN(plan.without_draft, predict_speed(alone));
+  plan.releases_draft = plan.without_draft->tokens_per_s > kWorthIt * plan.prediction->best.tokens_per_s;
+  if (plan.releases_draft) plan.prediction->best = *plan.without_draft;
+  return {};
+}
+
 Status foretell(const PlanFlags& flags, Plan& plan) {
   RETURN_IF_ERROR(learn_skew(flags, plan));
   ASSIGN_OR_RETURN(plan.prediction, predict(plan.input));
+  if (plan.engine->can_release_draft()) RETURN_IF_ERROR(foretell_release(plan));
   plan.suggestions = what_helps(plan.input, plan.memory, plan.prediction->best);
   return {};
 }
@@ -233,6 +251,8 @@ Json plan_json(const PlanFlags& flags, const Plan& plan) {
                         {"ttft_s", plan.prediction->ttft_s},
                         {"hit_rate", plan.prediction->hit_rate},
                         {"best", speed_json(plan.prediction->best)},
+                        {"releases_draft", plan.releases_draft},
+                        {"without_draft", plan.without_draft ? speed_json(*plan.without_draft) : Json()},
                         {"by_depth", depths},
                         {"suggestions", suggestions}};
   return json;
@@ -257,10 +277,17 @@ std::string speed_text(const Plan& plan) {
   text += fmt::format("  {:<24} {:>8.2f} s after loading\n", "first token", prediction.ttft_s);
   text += speed_line(plan.input.draft ? "without drafting" : "generating", prediction.plain);
   if (plan.input.draft) {
-    text += speed_line(depth_text(prediction.best), prediction.best);
-    text += fmt::format("  {:.0f} % of drafted tokens accepted ({}): {:.1f} tokens a cycle\n",
-                        100 * plan.input.text.acceptance, plan.acceptance_from, prediction.best.tokens_per_cycle);
-    if (prediction.best.drafted_per_cycle < 0.5) text += "  drafting does not pay\n";
+    if (plan.without_draft) {
+      text += speed_line(fmt::format("with {} slots instead", plan.engine->slots_without_draft()), *plan.without_draft);
+    }
+    if (plan.releases_draft) {
+      text += "  the draft does not pay: a run gives its memory to experts once it has seen that\n";
+    } else {
+      text += speed_line(depth_text(prediction.best), prediction.best);
+      text += fmt::format("  {:.0f} % of drafted tokens accepted ({}): {:.1f} tokens a cycle\n",
+                          100 * plan.input.text.acceptance, plan.acceptance_from, prediction.best.tokens_per_cycle);
+      if (prediction.best.drafted_per_cycle < 0.5) text += "  drafting does not pay\n";
+    }
   }
   if (plan.input.slots < plan.memory.total_experts) {
     text += fmt::format(

@@ -48,7 +48,7 @@ Status Engine::plan() {
   if (options_.expert_slots) {
     const int more = std::max(0, slots_without_draft_ - plan_.slots);
     plan_.slots = std::clamp(*options_.expert_slots, needs.least_slots, needs.total_experts);
-    if (more > 0) slots_without_draft_ = std::min(plan_.slots + more, needs.total_experts);
+    slots_without_draft_ = more > 0 ? std::min(plan_.slots + more, needs.total_experts) : 0;
   }
   ledger_ = std::move(needs.fixed);
   if (plan_.slots > 0) {

@@ -229,7 +229,7 @@ Result<std::vector<int32_t>> Session::decode_step() {
 
 // A draft that costs more than it brings makes room for experts.
 void Session::judge_draft(int32_t committed) {
-  if (!draft_trial_) return;
+  if (!draft_trial_ || !engine_.can_release_draft()) return;
   draft_trial_->note_step(*target_.pass, committed, *drafter_policy_);
   if (!draft_trial_->should_go()) return;
   stats_.draft_release = {stats_.generated_tokens, engine_.memory_plan().slots, engine_.slots_without_draft(),

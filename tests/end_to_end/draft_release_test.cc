@@ -1,0 +1,164 @@
+// Giving the draft model up for expert slots while a text is written: the text stays, the memory moves.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "base/host_memory.h"
+#include "end_to_end/generation.h"
+#include "engine/draft_trial.h"
+
+namespace drafthorse {
+namespace {
+
+using Tokens = std::vector<int32_t>;
+
+constexpr int kFewSlots = 8;
+constexpr uint64_t kSmallStep = uint64_t{1} << 20;
+
+EngineOptions options_with(const std::string& draft) {
+  EngineOptions options;
+  options.target_path = DRAFTHORSE_MODELS_DIR "/target.gguf";
+  options.draft_path = draft;
+  options.context = 512;
+  options.threads = 1;
+  options.ram_bytes = uint64_t{2} << 30;
+  return options;
+}
+
+std::unique_ptr<Engine> open(const EngineOptions& options) {
+  Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
+  EXPECT_TRUE(engine.ok()) << engine.status().message();
+  return engine.ok() ? std::move(engine).value() : nullptr;
+}
+
+// With a budget that leaves room for few of the 64 experts beside the draft. What the process itself takes differs from
+// one opening to the next by more than experts take, so it is tried out.
+std::unique_ptr<Engine> open_tight(EngineOptions options) {
+  const std::unique_ptr<Engine> roomy = Engine::prepare(options).value();
+  options.ram_bytes = roomy->ledger().total() - roomy->ledger().bytes("expert slots");
+  for (int tries = 0; tries < 60; ++tries) {
+    *options.ram_bytes += kSmallStep;
+    Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
+    if (engine.ok() && engine.value()->memory_plan().slots >= kFewSlots) return std::move(engine).value();
+  }
+  ADD_FAILURE() << "no budget leaves room for few experts";
+  return nullptr;
+}
+
+class DraftRelease : public testing::TestWithParam<const char*> {};
+
+TEST_P(DraftRelease, AtAnyMomentTheTextStays) {
+  const std::unique_ptr<Engine> alone = open(options_with(""));
+  for (const int32_t after : {0, 1, 2, 5, 12}) {
+    SCOPED_TRACE(after);
+    const std::unique_ptr<Engine> engine = open_tight(options_with(GetParam()));
+    ASSERT_NE(engine, nullptr);
+    const Tokens prompt = engine->tokenizer().tokenize(read_prompts(4).back());
+    const Generated expected = generate(*alone, prompt, 60);
+    const int before = engine->memory_plan().slots;
+    ASSERT_LT(before, 40);
+    ASSERT_TRUE(engine->can_release_draft());
+
+    Session session(*engine);
+    session.set_token_limit(60);
+    ASSERT_TRUE(session.prefill(prompt).ok());
+    Tokens tokens;
+    for (int32_t step = 0; session.stop_reason() == StopReason::kNone; ++step) {
+      if (step == after && engine->can_release_draft()) engine->release_draft();
+      const Result<Tokens> added = session.decode_step();
+      ASSERT_TRUE(added.ok()) << added.status().message();
+      tokens.insert(tokens.end(), added->begin(), added->end());
+      engine->target().cache->check_invariants();
+    }
+    EXPECT_EQ(tokens, expected.tokens);
+    // Deep drafts may have ended the text in fewer steps.
+    if (engine->can_release_draft()) engine->release_draft();
+    EXPECT_TRUE(engine->draft_released());
+    EXPECT_FALSE(engine->can_release_draft());
+    EXPECT_GT(engine->memory_plan().slots, before);
+    EXPECT_EQ(engine->target().cache->slots(), engine->memory_plan().slots);
+    EXPECT_LE(engine->ledger().total(), engine->ram_budget_bytes());
+    for (const MemoryLedger::Entry& entry : engine->ledger().entries()) {
+      EXPECT_NE(entry.tag.substr(0, 5), "draft") << entry.tag;
+    }
+    // Another text on the same engine, and one more turn of this one.
+    EXPECT_EQ(generate(*engine, prompt, 60).tokens, expected.tokens);
+    ASSERT_TRUE(session.prefill(prompt).ok());
+    EXPECT_FALSE(session.explain_depth().empty());
+    EXPECT_TRUE(session.decode_step().ok());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Drafts, DraftRelease,
+                         testing::Values(DRAFTHORSE_MODELS_DIR "/draft.gguf", DRAFTHORSE_QUANTIZED_DRAFT),
+                         [](const auto& draft) { return draft.index == 0 ? "dense" : "copy"; });
+
+TEST(DraftReleased, ItsMemoryGoesBackToTheSystem) {
+  const std::unique_ptr<Engine> engine = open_tight(options_with(DRAFTHORSE_QUANTIZED_DRAFT));
+  const Tokens prompt = engine->tokenizer().tokenize(read_prompts(1).back());
+  Session session(*engine);
+  ASSERT_TRUE(session.prefill(prompt).ok());
+  ASSERT_TRUE(engine->target().cache->fill_and_wait({}).ok());
+  const uint64_t weights = engine->ledger().bytes("draft experts") + engine->ledger().bytes("draft dense weights");
+  const int more = engine->slots_without_draft() - engine->memory_plan().slots;
+  const uint64_t before = resident_bytes();
+  engine->release_draft();
+  const uint64_t after = resident_bytes();
+  // Slots are not touched before they are read into, but for the two that fill() asks for at once.
+  const uint64_t slot = ExpertCache::slot_bytes(engine->target().model->layout());
+  EXPECT_GT(more, 0);
+  EXPECT_LT(after + weights / 2, before + 2 * slot) << weights;
+}
+
+TEST(DraftReleased, NeverWhatWasAskedForOrIsRecorded) {
+  EngineOptions options = options_with(DRAFTHORSE_QUANTIZED_DRAFT);
+  options.drafter = "shared-kv";
+  EXPECT_FALSE(open_tight(options)->can_release_draft());
+  options.drafter = "auto";
+  options.draft_depth = 4;
+  EXPECT_FALSE(open_tight(options)->can_release_draft());
+  options.draft_depth.reset();
+  EXPECT_TRUE(open_tight(options)->can_release_draft());
+  EXPECT_FALSE(open(options)->can_release_draft());  // all experts fit: there is nothing to gain
+  EXPECT_FALSE(open_tight(options_with(""))->can_release_draft());
+}
+
+// Along a real text, with a policy that is told of made-up times: what a miss costs and what drafting brings decide.
+TEST(DraftTrial, GoesByWhatMissesCostAndDraftingBrings) {
+  struct Case {
+    double stall_per_miss_s;
+    double draft_s;
+    int accepted;
+    bool goes;
+  };
+  constexpr int kDepth = 4;
+  for (const Case& one : {Case{.1, .5, 0, true}, Case{.002, .0005, kDepth, false}, Case{1e-6, .5, 0, false}}) {
+    SCOPED_TRACE(one.stall_per_miss_s);
+    const std::unique_ptr<Engine> engine = open_tight(options_with(DRAFTHORSE_QUANTIZED_DRAFT));
+    ForwardPass& pass = *engine->target().pass;
+    const Tokens prompt = engine->tokenizer().tokenize(read_prompts(1).back());
+    ASSERT_TRUE(pass.run(prompt, 0).ok());
+    pass.record_prompt();
+    DraftTrial trial(*engine->target().cache, engine->options().schedule.eviction, engine->slots_without_draft());
+    DrafterPolicy policy({{"shared-kv", false}}, 16);
+    const Generated text = generate(*open(options_with("")), prompt, 60);
+    for (const int32_t token : text.tokens) {
+      ASSERT_TRUE(pass.run(std::span(&token, 1), 1).ok());
+      pass.record_committed(1);
+      const DraftChoice choice = policy.next(std::vector{kDepth});
+      std::vector<int64_t> missing = pass.stats().missing_by_prefix;
+      missing.resize(static_cast<size_t>(choice.depth) + 1, missing[0]);
+      const double stall = one.stall_per_miss_s * static_cast<double>(missing.back());
+      policy.observe({choice.depth, std::min(choice.depth, one.accepted), choice.depth * one.draft_s, .01 + stall,
+                      stall, missing});
+      trial.note_step(pass, 1, policy);
+      EXPECT_GE(trial.missing(), 0);
+      if (trial.should_go()) break;
+    }
+    EXPECT_EQ(trial.should_go(), one.goes) << trial.gain();
+    EXPECT_EQ(trial.gain() > 1.05, one.goes) << trial.gain();
+  }
+}
+
+}  // namespace
+}  // namespace drafthorse
