@@ -58,7 +58,8 @@ LayerCacheStats sum(const std::vector<LayerCacheStats>& layers);
 
 class ExpertCache final : public FastTier {
  public:
-  // Bytes of one slot: the largest expert of any layer, each of its extents on block boundaries of its own.
+  // Bytes of one slot: the largest expert of any layer, each of its extents on block boundaries of its own. Looks at
+  // every expert.
   static uint64_t slot_bytes(const ExpertLayout& layout);
   // Fewest slots it works with: one computing, one loading.
   static constexpr int kLeastSlots = 2;

@@ -108,13 +108,16 @@ class DraftGuided final : public EvictionPolicy {
   std::string_view name() const override { return "draft-guided"; }
   double worth(ExpertKey key, const ExpertHistory& history, const EvictionContext& context) const override {
     const double of_token = std::clamp(use_rate_at(history, context.tokens), kLeastRate, 1.0);
-    const double rate = 1 - std::pow(1 - of_token, context.window);
+    // Asked of every slot for every claim: std::pow takes three times as long.
+    const double rate = context.window == 1 ? of_token : 1 - std::exp2(context.window * std::log2(1 - of_token));
     const bool known = context.forecast != nullptr && context.forecast->covers(key.layer);
     const double needed = known ? context.forecast->need(key) : rate;
     // A mean of times would be all tail: an expert needed now with probability 0.95 and else not for 50 circles counts
     // for more than its mean of 3. So uses are discounted by how far off they are: E[discount ^ time of the next use].
     constexpr double kPerCircle = 0.6;
-    const double ahead = std::pow(kPerCircle, static_cast<double>(layers_until(key.layer, context)) / context.n_layers);
+    constexpr double kLog2PerCircle = -0.7369655941662061;
+    const double ahead =
+        std::exp2(kLog2PerCircle * static_cast<double>(layers_until(key.layer, context)) / context.n_layers);
     const double later = kPerCircle * rate / (1 - kPerCircle * (1 - rate));  // needed in one of the circles that follow
     return ahead * (needed + (1 - needed) * later);
   }

@@ -18,9 +18,9 @@ constexpr double kAssumedReadRate = 1e9;  // bytes per second, until it has been
 // Reading an expert that is used less often than this delays others more than it helps.
 constexpr double kLikely = 0.9;
 
-uint64_t least_ahead_bytes(const ExpertLayout& layout) {
+uint64_t least_ahead_bytes(uint64_t slot_bytes) {
   constexpr uint64_t kExperts = 2;
-  return std::max(kExperts * ExpertCache::slot_bytes(layout), kLeastAheadBytes);
+  return std::max(kExperts * slot_bytes, kLeastAheadBytes);
 }
 
 }  // namespace
@@ -28,13 +28,14 @@ uint64_t least_ahead_bytes(const ExpertLayout& layout) {
 int stream_slots(const ExpertLayout& layout) {
   const uint64_t slot = ExpertCache::slot_bytes(layout);
   if (slot == 0) return 0;
-  return static_cast<int>(std::min<uint64_t>((least_ahead_bytes(layout) + slot - 1) / slot + 1,
+  return static_cast<int>(std::min<uint64_t>((least_ahead_bytes(slot) + slot - 1) / slot + 1,
                                              static_cast<uint64_t>(layout.total_experts())));
 }
 
 ForwardPass::ForwardPass(Model& model, ExpertCache* cache, const Clock& clock, const std::atomic<bool>* interrupted)
     : model_(model), cache_(cache), clock_(clock), interrupted_(interrupted) {
   CHECK(model.config().is_moe() == (cache != nullptr));
+  if (cache != nullptr) slot_bytes_ = ExpertCache::slot_bytes(cache->layout());
   routes_.resize(static_cast<size_t>(model.config().n_layer));
   tokens_of_.resize(static_cast<size_t>(model.config().n_expert));
   first_row_of_.resize(static_cast<size_t>(model.config().n_expert));
@@ -457,7 +458,7 @@ std::optional<LayerId> ForwardPass::next_moe_layer(LayerId layer) const {
 // spoken, and how much may be read ahead.
 void ForwardPass::foresee_next_layer(LayerId layer, int32_t count) {
   ahead_.clear();
-  ahead_bytes_ = least_ahead_bytes(cache_->layout());
+  ahead_bytes_ = least_ahead_bytes(slot_bytes_);
   const std::optional<LayerId> next = next_moe_layer(layer);
   if (read_ahead_ == ReadAhead::kNever || !next) return;
   const ModelConfig& config = model_.config();
@@ -483,10 +484,9 @@ void ForwardPass::foresee_next_layer(LayerId layer, int32_t count) {
 // Keeps reads under way while experts are computed: those of this layer from union_[next] on, then the next layer's. No
 // further ahead than keeps the disk busy, since each expert read ahead takes the slot of one that would be used again.
 void ForwardPass::read_ahead(LayerId layer, size_t next) {
-  const uint64_t expert_bytes = ExpertCache::slot_bytes(cache_->layout());
   uint64_t bytes = 0;
   const auto read = [&](ExpertKey key) {
-    if (!cache_->resident(key) || cache_->prefetched(key)) bytes += expert_bytes;
+    if (!cache_->resident(key) || cache_->prefetched(key)) bytes += slot_bytes_;
     if (bytes > ahead_bytes_) return false;
     return cache_->prefetch(key) != Prefetched::kNoSlot;
   };

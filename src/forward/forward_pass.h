@@ -149,6 +149,7 @@ class ForwardPass {
   // What is read ahead of the experts being computed, in this order, and how much of it at once.
   std::vector<ExpertKey> ahead_;
   uint64_t ahead_bytes_ = 0;
+  uint64_t slot_bytes_ = 0;  // of an expert in RAM
   int64_t stage_ns_ = 0;  // that the last layer took up to its router, as the next one will
   // The end of the last run_batch(), and what was done between it and the one before.
   int64_t end_ns_ = 0;
