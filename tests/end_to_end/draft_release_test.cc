@@ -107,7 +107,7 @@ TEST(DraftReleased, ItsMemoryGoesBackToTheSystem) {
   // Slots are not touched before they are read into, but for the two that fill() asks for at once.
   const uint64_t slot = ExpertCache::slot_bytes(engine->target().model->layout());
   EXPECT_GT(more, 0);
-  EXPECT_LT(after + weights / 2, before + 2 * slot) << weights;
+  EXPECT_LT(after + weights * 9 / 10, before + 2 * slot) << before << " " << after << " " << weights;
 }
 
 TEST(DraftReleased, NeverWhatWasAskedForOrIsRecorded) {
