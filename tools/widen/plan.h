@@ -1,6 +1,6 @@
 // What a widened file will hold: pure arithmetic on the source's metadata and shapes, no weights read.
 //
-// A model of architecture llama keeps its function when its vectors are repeated (all divisions exact in real numbers):
+// A model keeps its function when its vectors are repeated (all divisions exact in real numbers):
 //   - the residual stream is r copies of the channel vector, laid end to end: x' = (x, x, ..., x). Its mean square is
 //     that of x, so RMSNorm with r copies of its weights gives r copies of the norm's output;
 //   - a matrix that reads repeated vectors has its columns repeated and is divided by the number of copies, so
@@ -17,6 +17,8 @@
 // many weights of a large trained model do not: their errors average out. With `noise` they do not here either: the
 // copies of a weight differ by random numbers that sum to zero, which changes no sum but makes every copy round on its
 // own.
+//
+// architecture.h says which dimension of which tensor is repeated.
 #pragma once
 
 #include <cstdint>
@@ -28,27 +30,31 @@
 #include "base/status.h"
 #include "ggml.h"
 #include "gguf.h"
+#include "widen/architecture.h"
 #include "widen/gguf_source.h"
 
 namespace drafthorse {
 
 struct WidenOptions {
-  int64_t n_embd = 0;              // channels wanted, a multiple of the source's; 0: as many as there are
-  int64_t n_ff = 0;                // FFN rows (per expert) wanted, likewise
-  ggml_type type = GGML_TYPE_F16;  // of every matrix but the router, which is F32 like all vectors
+  int64_t n_embd = 0;  // channels wanted, a multiple of the source's; 0: as many as there are
+  int64_t n_ff = 0;    // FFN rows (per expert) wanted, likewise; other FFNs grow by the same factor
+  // Of every matrix but the router, which is F32 like all vectors. Rows that no size makes longer and the type's block
+  // does not divide are Q8_0, or F16.
+  ggml_type type = GGML_TYPE_F16;
   std::optional<ggml_type> rest_type = std::nullopt;  // of attention, embeddings and head, where it differs
   int32_t n_extra_layers = 0;                         // copies of the trained layers whose output projections are zero
   float noise = 0;                                    // see above; relative to the RMS of a row, 0 to 1
   uint32_t seed = 1;                                  // of the noise
 };
 
-// One tensor of the widened file: rows and columns of a source tensor, repeated end to end and scaled.
+// One tensor of the widened file: rows, columns and slices of a source tensor, repeated end to end and scaled.
 struct PlannedTensor {
   std::string name;
   const SourceTensor* source = nullptr;
   ggml_type type = GGML_TYPE_F32;
   int64_t column_copies = 1;
   int64_t row_copies = 1;
+  int64_t slice_copies = 1;
   float scale = 1;  // 0: all zero, for the output projections of extra layers
   float noise = 0;  // on every weight, relative to the RMS of its row; the copies of a weight sum to no noise
 
@@ -56,19 +62,25 @@ struct PlannedTensor {
   bool copies_are_equal() const { return noise == 0; }
   int64_t n_columns() const { return source->n_columns * column_copies; }
   int64_t n_rows() const { return source->n_rows * row_copies; }
+  int64_t n_slices() const { return source->n_slices * slice_copies; }
+  uint64_t slice_bytes() const { return ggml_row_size(type, n_columns()) * static_cast<uint64_t>(n_rows()); }
 };
 
 struct WidenPlan {
   std::vector<PlannedTensor> tensors;  // in the order of the file
+  SourceShape source;
   int64_t n_layer = 0;
   int64_t n_embd = 0;
   int64_t n_ff = 0;
   int64_t embd_copies = 1;
   int64_t ff_copies = 1;
+  uint64_t expert_bytes = 0;  // of one expert of one layer; 0 where experts are not stacked, or there are none
+
+  int64_t copies(Axis axis) const;
 };
 
 // Usage error where the sizes are no multiples or the type's block does not divide a row, file error where the source
-// is of another architecture or holds something whose meaning is not known here (fused or shared experts, say).
+// is of another architecture or holds something whose meaning is not known here (fused experts, say).
 // The plan points into the source.
 Result<WidenPlan> plan_widening(const GgufSource& source, const WidenOptions& options);
 
