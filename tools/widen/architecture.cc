@@ -57,6 +57,25 @@ constexpr TensorRole kLlamaExtras[] = {
     output_bias("ffn_down.bias"),
 };
 
+// Each head is normed on its own.
+constexpr TensorRole kHeadNorms[] = {
+    vector("attn_q_norm.weight", Axis::kFixed),
+    vector("attn_k_norm.weight", Axis::kFixed),
+};
+
+constexpr TensorRole kLatentAttention[] = {
+    matrix("attn_q.weight", Axis::kChannels, Axis::kQueryHeads),  // or, where queries have a state:
+    matrix("attn_q_a.weight", Axis::kChannels, Axis::kQueryState),
+    vector("attn_q_a_norm.weight", Axis::kQueryState),
+    matrix("attn_q_b.weight", Axis::kQueryState, Axis::kQueryHeads),
+    matrix("attn_kv_a_mqa.weight", Axis::kChannels, Axis::kFixed),
+    vector("attn_kv_a_norm.weight", Axis::kFixed),
+    matrix("attn_k_b.weight", Axis::kFixed, Axis::kFixed, Axis::kHeads),
+    matrix("attn_v_b.weight", Axis::kFixed, Axis::kFixed, Axis::kHeads),
+    matrix("attn_kv_b.weight", Axis::kFixed, Axis::kKeysAndValues),  // in older files: both
+    output("attn_output.weight", Axis::kValueHeads),
+};
+
 constexpr TensorRole kDenseFfn[] = {
     matrix("ffn_gate.weight", Axis::kChannels, Axis::kFfn),
     matrix("ffn_up.weight", Axis::kChannels, Axis::kFfn),
@@ -70,10 +89,31 @@ constexpr TensorRole kExperts[] = {
     output("ffn_down_exps.weight", Axis::kExpertFfn),
 };
 
+constexpr TensorRole kSharedExpert[] = {
+    matrix("ffn_gate_shexp.weight", Axis::kChannels, Axis::kSharedFfn),
+    matrix("ffn_up_shexp.weight", Axis::kChannels, Axis::kSharedFfn),
+    output("ffn_down_shexp.weight", Axis::kSharedFfn),
+};
+
+constexpr TensorRole kExpertBiases[] = {vector("exp_probs_b.bias", Axis::kFixed)};
+
+// A vector in the file, a matrix of one row by what it does. The head's bias is one number a token.
+constexpr TensorRole kQwen2Extras[] = {router("ffn_gate_inp_shexp.weight"), vector("output.bias", Axis::kFixed)};
+
 constexpr RoleTable kLlama[] = {kEnds, kHeadAttention, kLlamaExtras, kDenseFfn, kExperts};
+constexpr RoleTable kQwen2[] = {kEnds, kHeadAttention, kQwen2Extras, kDenseFfn, kExperts, kSharedExpert};
+constexpr RoleTable kQwen3[] = {kEnds, kHeadAttention, kHeadNorms, kDenseFfn, kExperts};
+constexpr RoleTable kDeepseek[] = {kEnds, kHeadAttention, kDenseFfn, kExperts, kSharedExpert};
+constexpr RoleTable kDeepseek2[] = {kEnds, kLatentAttention, kDenseFfn, kExperts, kExpertBiases, kSharedExpert};
 
 constexpr Architecture kArchitectures[] = {
     {.name = "llama", .tables = kLlama, .one_ffn_length = true},
+    {.name = "qwen2", .tables = kQwen2},
+    {.name = "qwen2moe", .tables = kQwen2},
+    {.name = "qwen3", .tables = kQwen3},
+    {.name = "qwen3moe", .tables = kQwen3},
+    {.name = "deepseek", .tables = kDeepseek},
+    {.name = "deepseek2", .tables = kDeepseek2, .latent_attention = true},
 };
 
 class ShapeReader {

@@ -9,6 +9,12 @@
 //     head h is head c * n_head + h, which reads copy c of the same KV head. Head size and rope stay;
 //   - FFN rows are repeated (elementwise, so the activations are), ffn_down is divided by their number;
 //   - the router reads repeated channels and is divided, its outputs are not repeated: the same experts are chosen;
+//   - latent attention (deepseek2) repeats its heads too, and the narrow state that queries pass through. The latent
+//     state of keys and values and the rotated key stay: they are one row for all heads, the only one that is cached,
+//     and are as long in small models as in large ones (512 and 64 in DeepSeek-V2-Lite as in V3, which has 3.5 times
+//     the channels and 8 times the heads). So attention's matrices grow with the rest, the cache does not, and attn_k_b
+//     and attn_v_b get more slices, not longer rows;
+//   - FFNs beside the experts, of shared experts and of leading dense layers, grow as the experts do;
 //   - the head is untied from the embeddings, which are repeated but not divided.
 // Copies lie end to end, never side by side: neighbours within a block of a quantised type stay different numbers, so
 // the block loses no more than it would in the small model.
@@ -16,7 +22,8 @@
 // Exact copies also round alike, so a quantised wide model is as far from its original as the quantised small one. The
 // many weights of a large trained model do not: their errors average out. With `noise` they do not here either: the
 // copies of a weight differ by random numbers that sum to zero, which changes no sum but makes every copy round on its
-// own.
+// own. That is for weights that stand beside each other in a row. Copies of a whole head (attn_k_b, attn_v_b) stay
+// alike: a softmax and attn_output's own noise lie between them and any sum.
 //
 // architecture.h says which dimension of which tensor is repeated.
 #pragma once
