@@ -15,11 +15,11 @@ namespace {
 using namespace drafthorse;
 
 constexpr const char* kDescription =
-    "Makes a GGUF model of architecture llama (dense, or with experts as Mixtral's) wider without changing what it\n"
-    "computes: vectors are repeated end to end, weights repeated and divided by the number of copies. Routing and "
-    "text\n"
-    "stay those of the small model while tensors get the sizes of a large one. Without --embd and --ff it only\n"
-    "changes the type of the weights.";
+    "Makes a GGUF model wider without changing what it computes: vectors are repeated end to end, weights repeated "
+    "and\n"
+    "divided by the number of copies. Routing and text stay those of the small model while tensors get the sizes of a\n"
+    "large one. Without --embd and --ff it only changes the type of the weights.\n"
+    "Architectures: {}; Mixtral's is llama.";
 
 constexpr const char* kExamples =
     "Examples:\n"
@@ -64,8 +64,12 @@ void declare(CLI::App& app, Arguments& arguments) {
   app.add_option("--embd", arguments.options.n_embd,
                  "Channels wanted, a multiple of the model's; heads are repeated with them (default: unchanged)");
   app.add_option("--ff", arguments.options.n_ff,
-                 "Rows of the FFN wanted, for each expert, a multiple of the model's (default: unchanged)");
-  app.add_option("--type", arguments.type, "Type of the weights: " + weight_type_names() + ". Norms and router are F32")
+                 "Rows of the FFN wanted, for each expert, a multiple of the model's; shared experts and leading dense "
+                 "layers grow by the same factor (default: unchanged)");
+  app.add_option("--type", arguments.type,
+                 "Type of the weights: " + weight_type_names() +
+                     ". Norms and router are F32; rows of one head or of the latent state that a block does not divide "
+                     "are Q8_0, or F16")
       ->capture_default_str();
   app.add_option("--rest-type", arguments.rest_type,
                  "Type of what is no FFN: attention, embeddings and head (default: as --type)");
@@ -111,7 +115,7 @@ int run(Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app(kDescription, "drafthorse-widen");
+  CLI::App app(fmt::format(kDescription, widened_architecture_names()), "drafthorse-widen");
   Arguments arguments;
   declare(app, arguments);
   try {

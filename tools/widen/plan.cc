@@ -6,8 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
-
-#include "base/check.h"
+#include <numeric>
 
 namespace drafthorse {
 
@@ -27,49 +26,26 @@ constexpr std::array kWeightTypes = {
     WeightType{"Q2_K", GGML_TYPE_Q2_K, 10}, WeightType{"Q4_0", GGML_TYPE_Q4_0, 2},
 };
 
-// What the numbers along one dimension of a tensor belong to, and so how often they are repeated.
-enum class Axis { kFixed, kChannels, kHeads, kKvHeads, kFfn };
-
-struct Role {
-  std::string_view name;         // of the tensor, without layer and expert
-  Axis columns;                  // of a matrix: what it reads; of a vector: what it is
-  Axis rows = Axis::kFixed;      // of a matrix: what it gives
-  bool sums_columns = true;      // a product with a vector; the embedding is a table of rows
-  bool writes_residual = false;  // zero in extra layers
-  bool keeps_f32 = false;
+// A size in the metadata, without the architecture's name, and what it counts.
+struct SizeKey {
+  std::string_view name;
+  Axis axis;
 };
 
-constexpr std::array kRoles = {
-    Role{.name = "token_embd.weight", .columns = Axis::kChannels, .sums_columns = false},
-    Role{.name = "output_norm.weight", .columns = Axis::kChannels},
-    Role{.name = "output.weight", .columns = Axis::kChannels},
-    Role{.name = "rope_freqs.weight", .columns = Axis::kFixed},
-    Role{.name = "attn_norm.weight", .columns = Axis::kChannels},
-    Role{.name = "attn_q.weight", .columns = Axis::kChannels, .rows = Axis::kHeads},
-    Role{.name = "attn_k.weight", .columns = Axis::kChannels, .rows = Axis::kKvHeads},
-    Role{.name = "attn_v.weight", .columns = Axis::kChannels, .rows = Axis::kKvHeads},
-    Role{.name = "attn_q.bias", .columns = Axis::kHeads},
-    Role{.name = "attn_k.bias", .columns = Axis::kKvHeads},
-    Role{.name = "attn_v.bias", .columns = Axis::kKvHeads},
-    Role{.name = "attn_output.weight", .columns = Axis::kHeads, .rows = Axis::kChannels, .writes_residual = true},
-    Role{.name = "attn_output.bias", .columns = Axis::kChannels, .writes_residual = true},
-    Role{.name = "ffn_norm.weight", .columns = Axis::kChannels},
-    Role{.name = "ffn_gate_inp.weight", .columns = Axis::kChannels, .keeps_f32 = true},
-    Role{.name = "ffn_gate.weight", .columns = Axis::kChannels, .rows = Axis::kFfn},
-    Role{.name = "ffn_up.weight", .columns = Axis::kChannels, .rows = Axis::kFfn},
-    Role{.name = "ffn_down.weight", .columns = Axis::kFfn, .rows = Axis::kChannels, .writes_residual = true},
-    Role{.name = "ffn_gate_exps.weight", .columns = Axis::kChannels, .rows = Axis::kFfn},
-    Role{.name = "ffn_up_exps.weight", .columns = Axis::kChannels, .rows = Axis::kFfn},
-    Role{.name = "ffn_down_exps.weight", .columns = Axis::kFfn, .rows = Axis::kChannels, .writes_residual = true},
-    Role{.name = "ffn_gate.bias", .columns = Axis::kFfn},
-    Role{.name = "ffn_up.bias", .columns = Axis::kFfn},
-    Role{.name = "ffn_down.bias", .columns = Axis::kChannels, .writes_residual = true},
+constexpr std::array kSizeKeys = {
+    SizeKey{"embedding_length", Axis::kChannels},
+    SizeKey{"feed_forward_length", Axis::kFfn},
+    SizeKey{"expert_feed_forward_length", Axis::kExpertFfn},
+    SizeKey{"expert_shared_feed_forward_length", Axis::kSharedFfn},
+    SizeKey{"attention.head_count", Axis::kHeads},
+    SizeKey{"attention.head_count_kv", Axis::kKvHeads},
+    SizeKey{"attention.q_lora_rank", Axis::kQueryState},
 };
 
 struct Name {
   int64_t layer = -1;    // -1: belongs to no layer
   std::string in_layer;  // without "blk.N."
-  const Role* role = nullptr;
+  const TensorRole* role = nullptr;
 };
 
 bool is_number(std::string_view text) {
@@ -77,7 +53,7 @@ bool is_number(std::string_view text) {
          std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c); });
 }
 
-Name parse_name(const std::string& full) {
+Name parse_name(const Architecture& architecture, const std::string& full) {
   Name name{.in_layer = full};
   if (full.starts_with("blk.")) {
     const size_t dot = full.find('.', 4);
@@ -93,8 +69,7 @@ Name parse_name(const std::string& full) {
   if (first != last && is_number(std::string_view(role_name).substr(first + 1, last - first - 1))) {
     role_name.erase(first, last - first);
   }
-  const auto role = std::find_if(kRoles.begin(), kRoles.end(), [&](const Role& r) { return r.name == role_name; });
-  if (role != kRoles.end()) name.role = &*role;
+  name.role = architecture.find(role_name);
   return name;
 }
 
@@ -103,45 +78,23 @@ class Planner {
   Planner(const GgufSource& source, const WidenOptions& options) : source_(source), options_(options) {}
 
   Result<WidenPlan> plan() {
-    RETURN_IF_ERROR(read_sizes());
-    ASSIGN_OR_RETURN(plan_.embd_copies, copies(options_.n_embd, n_embd_, "--embd", "channels"));
-    ASSIGN_OR_RETURN(plan_.ff_copies, copies(options_.n_ff, n_ff_, "--ff", "FFN rows"));
+    ASSIGN_OR_RETURN(plan_.source, read_shape(source_));
+    const SourceShape& shape = plan_.source;
+    ASSIGN_OR_RETURN(plan_.embd_copies, copies(options_.n_embd, shape.size(Axis::kChannels), "--embd", "channels"));
+    ASSIGN_OR_RETURN(plan_.ff_copies, copies(options_.n_ff, shape.n_ff(), "--ff", "FFN rows"));
     if (!(options_.noise >= 0 && options_.noise <= 1)) return usage_error("--noise must be between 0 and 1");
     if (options_.n_extra_layers < 0) return usage_error("--extra-layers must not be negative");
-    plan_.n_embd = n_embd_ * plan_.embd_copies;
-    plan_.n_ff = n_ff_ * plan_.ff_copies;
-    plan_.n_layer = n_layer_ + options_.n_extra_layers;
-    for (const SourceTensor& tensor : source_.tensors()) RETURN_IF_ERROR(add(tensor, parse_name(tensor.name)));
+    plan_.n_embd = shape.size(Axis::kChannels) * plan_.embd_copies;
+    plan_.n_ff = shape.n_ff() * plan_.ff_copies;
+    plan_.n_layer = shape.n_layer + options_.n_extra_layers;
+    for (const SourceTensor& tensor : source_.tensors()) RETURN_IF_ERROR(add(tensor, parse(tensor.name)));
     if (source_.find("output.weight") == nullptr) RETURN_IF_ERROR(untie_head());
-    for (int64_t layer = n_layer_; layer < plan_.n_layer; ++layer) RETURN_IF_ERROR(add_extra_layer(layer));
+    for (int64_t layer = shape.n_layer; layer < plan_.n_layer; ++layer) RETURN_IF_ERROR(add_extra_layer(layer));
     return std::move(plan_);
   }
 
  private:
-  Status read_sizes() {
-    const std::string architecture = source_.text("general.architecture").value_or("");
-    if (architecture != "llama") {
-      return file_error(fmt::format("{} is of architecture '{}'; only 'llama' can be widened (Mixtral's too is llama)",
-                                    source_.path(), architecture));
-    }
-    const auto read = [&](const char* key, int64_t& value) {
-      const std::optional<int64_t> found = source_.integer(key);
-      if (!found || *found < 1) return file_error(fmt::format("{}: {} is not a positive number", source_.path(), key));
-      value = *found;
-      return Status();
-    };
-    RETURN_IF_ERROR(read("llama.block_count", n_layer_));
-    RETURN_IF_ERROR(read("llama.embedding_length", n_embd_));
-    RETURN_IF_ERROR(read("llama.feed_forward_length", n_ff_));
-    RETURN_IF_ERROR(read("llama.attention.head_count", n_head_));
-    n_head_kv_ = source_.integer("llama.attention.head_count_kv").value_or(n_head_);
-    head_dim_ = source_.integer("llama.attention.key_length").value_or(n_embd_ / n_head_);
-    if (n_head_kv_ < 1 || n_head_ % n_head_kv_ != 0) {
-      return file_error(
-          fmt::format("{}: {} query heads cannot share {} KV heads", source_.path(), n_head_, n_head_kv_));
-    }
-    return {};
-  }
+  Name parse(const std::string& name) const { return parse_name(*plan_.source.architecture, name); }
 
   static Result<int64_t> copies(int64_t wanted, int64_t have, const char* flag, const char* what) {
     if (wanted == 0) return int64_t{1};
@@ -151,31 +104,34 @@ class Planner {
     return wanted / have;
   }
 
-  int64_t size_of(Axis axis) const {
-    switch (axis) {
-      case Axis::kChannels:
-        return n_embd_;
-      case Axis::kHeads:
-        return n_head_ * head_dim_;
-      case Axis::kKvHeads:
-        return n_head_kv_ * head_dim_;
-      case Axis::kFfn:
-        return n_ff_;
-      case Axis::kFixed:
-        break;
+  // Of rows as long as the planned tensor's.
+  Result<ggml_type> type_of(const TensorRole& role, const PlannedTensor& planned) const {
+    if (role.kind == TensorKind::kVector || role.kind == TensorKind::kRouter) return GGML_TYPE_F32;
+    const bool ffn = is_ffn(role.columns) || is_ffn(role.rows);
+    const ggml_type type = ffn ? options_.type : options_.rest_type.value_or(options_.type);
+    const auto fits = [&](ggml_type one) { return planned.n_columns() % ggml_blck_size(one) == 0; };
+    if (fits(type)) return type;
+    // Rows that no size makes longer, of one head's keys or of the latent state, as quantised files have them.
+    if (role.columns == Axis::kFixed) return fits(GGML_TYPE_Q8_0) ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
+    const int64_t block = ggml_blck_size(type);
+    const bool by_ff = is_ffn(role.columns);
+    const int64_t step = block / std::gcd(block, planned.source->n_columns);
+    const int64_t have = by_ff ? plan_.source.n_ff() : plan_.source.size(Axis::kChannels);
+    return usage_error(fmt::format(
+        "{} would have rows of {} numbers, which blocks of {} ({}) do not divide; choose "
+        "{} as a multiple of {} or another --type",
+        planned.name, planned.n_columns(), block, ggml_type_name(type), by_ff ? "--ff" : "--embd", have * step));
+  }
+
+  Status check_shape(const SourceTensor& tensor, const TensorRole& role) const {
+    const SourceShape& shape = plan_.source;
+    const auto fits = [&](Axis axis, int64_t length) { return shape.size(axis) == 0 || length == shape.size(axis); };
+    if (fits(role.columns, tensor.n_columns) && fits(role.rows, tensor.n_rows) && fits(role.slices, tensor.n_slices)) {
+      return {};
     }
-    return 0;  // any
-  }
-
-  int64_t copies_of(Axis axis) const {
-    if (axis == Axis::kFixed) return 1;
-    return axis == Axis::kFfn ? plan_.ff_copies : plan_.embd_copies;
-  }
-
-  ggml_type type_of(const Role& role) const {
-    if (role.keeps_f32) return GGML_TYPE_F32;
-    const bool ffn = role.columns == Axis::kFfn || role.rows == Axis::kFfn;
-    return ffn ? options_.type : options_.rest_type.value_or(options_.type);
+    const std::string slices = tensor.n_slices > 1 ? fmt::format(" x {}", tensor.n_slices) : "";
+    return file_error(fmt::format("{}: {} is {} x {}{}, which does not fit the sizes in the metadata", source_.path(),
+                                  tensor.name, tensor.n_columns, tensor.n_rows, slices));
   }
 
   Status add(const SourceTensor& tensor, const Name& name) { return add_as(tensor, name, tensor.name, false); }
@@ -184,31 +140,22 @@ class Planner {
     if (name.role == nullptr) {
       return file_error(fmt::format("{}: how to widen {} is not known", source_.path(), tensor.name));
     }
-    const Role& role = *name.role;
-    const bool matrix = tensor.n_dims > 1;
-    const int64_t want_columns = size_of(role.columns);
-    const int64_t want_rows = size_of(role.rows);
-    if ((want_columns != 0 && tensor.n_columns != want_columns) || (want_rows != 0 && tensor.n_rows != want_rows)) {
-      return file_error(fmt::format("{}: {} is {} x {}, which does not fit the sizes in the metadata", source_.path(),
-                                    tensor.name, tensor.n_columns, tensor.n_rows));
-    }
+    const TensorRole& role = *name.role;
+    RETURN_IF_ERROR(check_shape(tensor, role));
     PlannedTensor planned{.name = new_name,
                           .source = &tensor,
-                          .type = matrix ? type_of(role) : GGML_TYPE_F32,
-                          .column_copies = copies_of(role.columns),
-                          .row_copies = copies_of(role.rows)};
-    if (matrix && role.sums_columns) {
+                          .column_copies = plan_.copies(role.columns),
+                          .row_copies = plan_.copies(role.rows),
+                          .slice_copies = plan_.copies(role.slices)};
+    ASSIGN_OR_RETURN(planned.type, type_of(role, planned));
+    if (role.kind == TensorKind::kMatrix || role.kind == TensorKind::kRouter) {
       planned.scale = 1.0F / static_cast<float>(planned.column_copies);
-      if (planned.column_copies > 1 && !role.keeps_f32) planned.noise = options_.noise;
     }
+    if (role.kind == TensorKind::kMatrix && planned.column_copies > 1) planned.noise = options_.noise;
     if (extra_layer && role.writes_residual) planned.scale = planned.noise = 0;
-    const int64_t block = ggml_blck_size(planned.type);
-    if (planned.n_columns() % block != 0) {
-      return usage_error(
-          fmt::format("{} would have rows of {} numbers, which blocks of {} ({}) do not divide; choose "
-                      "{} as a multiple of {} or another --type",
-                      new_name, planned.n_columns(), block, ggml_type_name(planned.type),
-                      role.columns == Axis::kFfn ? "--ff" : "--embd", block));
+    if (name.layer == plan_.source.first_moe_layer() && tensor.n_slices > 1 &&
+        (role.columns == Axis::kExpertFfn || role.rows == Axis::kExpertFfn) && !extra_layer) {
+      plan_.expert_bytes += planned.slice_bytes();
     }
     plan_.tensors.push_back(std::move(planned));
     return {};
@@ -217,13 +164,16 @@ class Planner {
   Status untie_head() {
     const SourceTensor* embeddings = source_.find("token_embd.weight");
     if (embeddings == nullptr) return file_error(fmt::format("{} has no token_embd.weight", source_.path()));
-    return add_as(*embeddings, parse_name("output.weight"), "output.weight", false);
+    return add_as(*embeddings, parse("output.weight"), "output.weight", false);
   }
 
+  // A copy of one of the layers that may stand at the end: those in front without experts may not.
   Status add_extra_layer(int64_t layer) {
-    const int64_t model = layer % n_layer_;
+    const SourceShape& shape = plan_.source;
+    const int64_t first = shape.is_moe ? shape.first_moe_layer() : 0;
+    const int64_t model = first + (layer - shape.n_layer) % (shape.n_layer - first);
     for (const SourceTensor& tensor : source_.tensors()) {
-      const Name name = parse_name(tensor.name);
+      const Name name = parse(tensor.name);
       if (name.layer == model)
         RETURN_IF_ERROR(add_as(tensor, name, fmt::format("blk.{}.{}", layer, name.in_layer), true));
     }
@@ -233,15 +183,14 @@ class Planner {
   const GgufSource& source_;
   const WidenOptions& options_;
   WidenPlan plan_;
-  int64_t n_layer_ = 0;
-  int64_t n_embd_ = 0;
-  int64_t n_ff_ = 0;
-  int64_t n_head_ = 0;
-  int64_t n_head_kv_ = 0;
-  int64_t head_dim_ = 0;
 };
 
 }  // namespace
+
+int64_t WidenPlan::copies(Axis axis) const {
+  if (axis == Axis::kFixed || (axis == Axis::kKvHeads && !source.kv_heads_repeat)) return 1;
+  return is_ffn(axis) ? ff_copies : embd_copies;
+}
 
 Result<WidenPlan> plan_widening(const GgufSource& source, const WidenOptions& options) {
   return Planner(source, options).plan();
@@ -254,16 +203,19 @@ void write_metadata(const GgufSource& source, const WidenPlan& plan, const Widen
        {"general.alignment", "general.size_label", "split.no", "split.count", "split.tensors.count"}) {
     gguf_remove_key(out, key);
   }
-  const auto set = [&](const char* key, int64_t value) { gguf_set_val_u32(out, key, static_cast<uint32_t>(value)); };
-  const auto multiply = [&](const char* key, int64_t factor) {
-    if (const std::optional<int64_t> value = source.integer(key)) set(key, *value * factor);
+  const auto set = [&](const std::string& key, int64_t value) {
+    gguf_set_val_u32(out, key.c_str(), static_cast<uint32_t>(value));
   };
-  set("llama.block_count", plan.n_layer);
-  set("llama.embedding_length", plan.n_embd);
-  set("llama.feed_forward_length", plan.n_ff);
-  multiply("llama.expert_feed_forward_length", plan.ff_copies);
-  multiply("llama.attention.head_count", plan.embd_copies);
-  multiply("llama.attention.head_count_kv", plan.embd_copies);
+  const auto key = [&](std::string_view name) { return fmt::format("{}.{}", plan.source.architecture->name, name); };
+  set(key("block_count"), plan.n_layer);
+  for (const SizeKey& size : kSizeKeys) {
+    if (const std::optional<int64_t> value = source.integer(key(size.name))) {
+      set(key(size.name), *value * plan.copies(size.axis));
+    }
+  }
+  if (!plan.source.is_moe && source.integer(key("leading_dense_block_count"))) {
+    set(key("leading_dense_block_count"), plan.n_layer);
+  }
   const auto type = std::find_if(kWeightTypes.begin(), kWeightTypes.end(),
                                  [&](const WeightType& t) { return t.type == options.type; });
   if (type != kWeightTypes.end()) gguf_set_val_u32(out, "general.file_type", type->file_type);

@@ -186,7 +186,9 @@ class Writer {
         start_(file.written()) {}
 
   Status write(const PlannedTensor& planned) {
-    for (int64_t slice = 0; slice < planned.source->n_slices; ++slice) RETURN_IF_ERROR(write_slice(planned, slice));
+    for (int64_t copy = 0; copy < planned.slice_copies; ++copy) {
+      for (int64_t slice = 0; slice < planned.source->n_slices; ++slice) RETURN_IF_ERROR(write_slice(planned, slice));
+    }
     return {};
   }
 
@@ -226,8 +228,10 @@ class Writer {
 
 void add_to_header(const PlannedTensor& planned, gguf_context* header) {
   ggml_context* shapes = ggml_init({ggml_tensor_overhead(), nullptr, /*no_alloc=*/true});
-  const int64_t ne[3] = {planned.n_columns(), planned.n_rows(), planned.source->n_slices};
-  ggml_tensor* tensor = ggml_new_tensor(shapes, planned.type, planned.source->n_dims, ne);
+  const int64_t ne[3] = {planned.n_columns(), planned.n_rows(), planned.n_slices()};
+  const int32_t least_dims = ne[2] > 1 ? 3 : ne[1] > 1 ? 2 : 1;  // of what was one row or slice
+  const int32_t n_dims = std::clamp(planned.source->n_dims, least_dims, 3);
+  ggml_tensor* tensor = ggml_new_tensor(shapes, planned.type, n_dims, ne);
   ggml_set_name(tensor, planned.name.c_str());
   gguf_add_tensor(header, tensor);  // copies it
   ggml_free(shapes);
@@ -264,14 +268,12 @@ Result<WidenReport> widen(const std::string& in_path, const std::string& out_pat
 
   const GgufPtr header(gguf_init_empty());
   write_metadata(*source, plan, options, header.get());
-  WidenReport report{.n_layer = plan.n_layer, .n_embd = plan.n_embd, .n_ff = plan.n_ff};
+  WidenReport report{
+      .n_layer = plan.n_layer, .n_embd = plan.n_embd, .n_ff = plan.n_ff, .expert_bytes = plan.expert_bytes};
   uint64_t data_bytes = 0;
   for (const PlannedTensor& planned : plan.tensors) {
     add_to_header(planned, header.get());
-    const uint64_t slice_bytes =
-        ggml_row_size(planned.type, planned.n_columns()) * static_cast<uint64_t>(planned.n_rows());
-    data_bytes += slice_bytes * static_cast<uint64_t>(planned.source->n_slices);
-    if (planned.name.starts_with("blk.0.") && planned.source->n_slices > 1) report.expert_bytes += slice_bytes;
+    data_bytes += planned.slice_bytes() * static_cast<uint64_t>(planned.n_slices());
   }
   std::vector<char> header_bytes(gguf_get_meta_size(header.get()));
   gguf_get_meta_data(header.get(), header_bytes.data());
