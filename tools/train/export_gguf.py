@@ -21,6 +21,7 @@ TYPES = {
     "F16": gguf.GGMLQuantizationType.F16,
     "BF16": gguf.GGMLQuantizationType.BF16,
     "Q8_0": gguf.GGMLQuantizationType.Q8_0,
+    "Q5_0": gguf.GGMLQuantizationType.Q5_0,
 }
 # Architectures whose head libllama does not take from the embeddings when it is missing.
 UNTIED = ("deepseek",)
@@ -33,6 +34,8 @@ def parse_arguments():
     parser.add_argument("--corpus", required=True, metavar="DIR", help="what pack_corpus.py wrote; for the tokenizer")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the files go")
     parser.add_argument("--type", default="Q8_0", choices=TYPES, help="of matrices (default %(default)s)")
+    parser.add_argument("--expert-type", choices=TYPES, help="of routed experts' matrices (default: as --type)")
+    parser.add_argument("--draft-type", choices=TYPES, help="of the draft's matrices (default: as --type)")
     return parser.parse_args()
 
 
@@ -94,7 +97,7 @@ def write_vocabulary(writer, tokenizer):
     writer.add_add_bos_token(True)
 
 
-def write_model(path, name, shape, params, tokenizer, matrix_type):
+def write_model(path, name, shape, params, tokenizer, matrix_type, expert_type=None):
     """Writes one model; returns its path."""
     writer = gguf.GGUFWriter(path, shape.architecture)
     writer.add_name(name)
@@ -104,9 +107,9 @@ def write_model(path, name, shape, params, tokenizer, matrix_type):
         params = {**params, "output.weight": params["token_embd.weight"]}
     for key, tensor in params.items():
         array = np.ascontiguousarray(tensor.detach().float().cpu().numpy())
-        block = gguf.GGML_QUANT_SIZES[matrix_type][0]
-        narrow = array.ndim < 2 or "ffn_gate_inp" in key or array.shape[-1] % block
-        tensor_type = gguf.GGMLQuantizationType.F32 if narrow else matrix_type
+        wanted = expert_type if expert_type is not None and "_exps." in key else matrix_type
+        narrow = array.ndim < 2 or "ffn_gate_inp" in key or array.shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0]
+        tensor_type = gguf.GGMLQuantizationType.F32 if narrow else wanted
         writer.add_tensor(key, gguf.quants.quantize(array, tensor_type), raw_dtype=tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -115,7 +118,7 @@ def write_model(path, name, shape, params, tokenizer, matrix_type):
     return path
 
 
-def export_pair(shape_name, checkpoints, corpus, out, type_name):
+def export_pair(shape_name, checkpoints, corpus, out, type_name, expert_type=None, draft_type=None):
     """Writes what has been trained so far; returns the paths."""
     pair = SHAPES[shape_name]
     tokenizer = json.loads((Path(corpus) / "tokenizer.json").read_text())
@@ -128,14 +131,16 @@ def export_pair(shape_name, checkpoints, corpus, out, type_name):
                 params = torch.load(path, map_location="cpu", weights_only=True)["params"]
                 name = f"drafthorse {shape_name} {part}"
                 file = Path(out) / f"{part}.gguf"
-                written.append(write_model(str(file), name, shape, params, tokenizer, TYPES[type_name]))
+                matrix_type = draft_type if part == "draft" and draft_type else type_name
+                types = TYPES[matrix_type], TYPES[expert_type or matrix_type]
+                written.append(write_model(str(file), name, shape, params, tokenizer, *types))
                 break
     return written
 
 
 def main():
     args = parse_arguments()
-    for path in export_pair(args.shape, args.checkpoints, args.corpus, args.out, args.type):
+    for path in export_pair(args.shape, args.checkpoints, args.corpus, args.out, args.type, args.expert_type, args.draft_type):
         print(path)
 
 

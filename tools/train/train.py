@@ -52,6 +52,8 @@ def parse_arguments(argv=None):
     parser.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="stop this run after so long")
     parser.add_argument("--export", metavar="DIR", help="write target.gguf and draft.gguf at the end")
     parser.add_argument("--export-type", default="Q8_0", help="type of their matrices (default %(default)s)")
+    parser.add_argument("--export-expert-type", help="type of the routed experts' (default: as --export-type)")
+    parser.add_argument("--export-draft-type", help="type of the draft's (default: as --export-type)")
     parser.add_argument("--seq", type=int, default=256, help="tokens of a sample (default %(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="samples of a step (default %(default)s)")
     parser.add_argument("--rate", type=float, default=6e-3, help="peak learning rate (default %(default)s)")
@@ -299,7 +301,8 @@ def main(argv=None):
     if args.export:
         from export_gguf import export_pair
 
-        for path in export_pair(args.shape, args.out, args.corpus, args.export, args.export_type):
+        types = args.export_type, args.export_expert_type, args.export_draft_type
+        for path in export_pair(args.shape, args.out, args.corpus, args.export, *types):
             say(f"wrote {path}")
 
 
