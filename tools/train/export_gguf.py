@@ -140,7 +140,8 @@ def export_pair(shape_name, checkpoints, corpus, out, type_name, expert_type=Non
 
 def main():
     args = parse_arguments()
-    for path in export_pair(args.shape, args.checkpoints, args.corpus, args.out, args.type, args.expert_type, args.draft_type):
+    types = args.type, args.expert_type, args.draft_type
+    for path in export_pair(args.shape, args.checkpoints, args.corpus, args.out, *types):
         print(path)
 
 
