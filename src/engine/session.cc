@@ -153,13 +153,13 @@ DraftChoice Session::choose_draft() {
   if (token_limit_ >= 0) room = std::min(room, token_limit_ - stats_.generated_tokens - 1);
   const auto most = static_cast<int32_t>(std::clamp<int64_t>(room, 0, kMaxDraftDepth));
   if (!drafter_policy_) return {0, std::min(*engine_.options().draft_depth, most)};
-  std::vector<int> rooms;
+  rooms_.clear();
   foreseen_.clear();
   for (const auto& drafter : engine_.drafters()) {
-    rooms.push_back(drafter->reach(generation_.tokens, most));
+    rooms_.push_back(drafter->reach(generation_.tokens, most));
     foreseen_.push_back(drafter->foresight(generation_.tokens, most));
   }
-  return drafter_policy_->next(rooms);
+  return drafter_policy_->next(rooms_);
 }
 
 Status Session::draft(const DraftChoice& choice, std::vector<int32_t>& drafted) {
@@ -230,7 +230,7 @@ Result<std::vector<int32_t>> Session::decode_step() {
 // A draft that costs more than it brings makes room for experts.
 void Session::judge_draft(int32_t committed) {
   if (!draft_trial_ || !engine_.can_release_draft()) return;
-  draft_trial_->note_step(*target_.pass, committed, *drafter_policy_);
+  draft_trial_->note_step(*target_.pass, committed, *drafter_policy_, rooms_);
   if (!draft_trial_->should_go()) return;
   stats_.draft_release = {stats_.generated_tokens, engine_.memory_plan().slots, engine_.slots_without_draft(),
                           draft_trial_->gain()};

@@ -66,6 +66,7 @@ class Session {
   LoadedModel& target_;
   std::unique_ptr<Sampler> sampler_;
   std::optional<DrafterPolicy> drafter_policy_;  // none where drafter and depth are fixed
+  std::vector<int> rooms_;                       // by drafter: how deep it could draft in that step
   std::vector<std::vector<int32_t>> foreseen_;   // by drafter: what it would have said in the step under way
   std::optional<DraftTrial> draft_trial_;        // where the draft model may be given up, once there is a text
   Generation generation_;

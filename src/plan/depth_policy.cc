@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "base/check.h"
@@ -125,11 +126,15 @@ double DepthPolicy::expected_seconds(int depth) const {
   return (measured.value * measured.weight + model * kModelWeight) / (measured.weight + kModelWeight);
 }
 
-double DepthPolicy::plain_seconds(double missing_experts) const {
-  const double fewer = std::max(0.0, missing(1) - missing_experts);
-  const double more = std::max(0.0, missing_experts - missing(1));
-  // What was measured may hold less waiting than the misses' average would say.
-  return std::max(compute_.at(1), expected_seconds(0) + stall_per_missing_.value * (more - fewer));
+double DepthPolicy::seconds_per_token(int room, double missing_share) const {
+  double least = std::numeric_limits<double>::infinity();
+  for (int depth = 0; depth <= std::min(room, best_depth(room)); ++depth) {
+    const double saved = (1 - missing_share) * stall_per_missing_.value * missing(depth + 1);
+    // What was measured may hold less waiting than the average miss would say.
+    const double seconds = std::max(compute_.at(depth + 1), expected_seconds(depth) - saved);
+    least = std::min(least, seconds / expected_tokens(depth));
+  }
+  return std::max(1e-9, least);
 }
 
 double DepthPolicy::rate(int depth) const { return expected_tokens(depth) / std::max(1e-9, expected_seconds(depth)); }

@@ -59,8 +59,8 @@ class DepthPolicy {
   double expected_tokens(int depth) const;   // accepted + 1
   double expected_seconds(int depth) const;  // T(depth)
   double rate(int depth) const;              // expected tokens per second
-  // T(0), if a token's pass found so many experts missing.
-  double plain_seconds(double missing_experts) const;
+  // Seconds per token at the best depth up to `room`, if only this share of the experts that are missing were.
+  double seconds_per_token(int room, double missing_share) const;
   int best_depth(int room) const;
   int best_depth() const { return best_depth(max_depth_); }
   // In words: the best depth, its tokens per cycle and speed against depth 0.

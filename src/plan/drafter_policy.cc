@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "base/check.h"
@@ -105,10 +106,17 @@ void DrafterPolicy::observe(const CycleObservation& cycle) {
     debt_s_ = std::max(0.0, debt_s_ - kLookShare * took);
 }
 
-double DrafterPolicy::seconds_per_token() const {
-  double best = 0;
-  for (const DepthPolicy& policy : policies_) best = std::max(best, policy.rate(policy.best_depth()));
-  return 1 / best;
+double DrafterPolicy::seconds_per_token(std::span<const int> rooms) const {
+  return seconds_per_token_without(-1, rooms, 1);
+}
+
+double DrafterPolicy::seconds_per_token_without(int drafter, std::span<const int> rooms, double missing_share) const {
+  CHECK(rooms.size() == policies_.size());
+  double least = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < static_cast<int>(policies_.size()); ++i) {
+    least = std::min(least, policies_[i].seconds_per_token(i == drafter ? 0 : rooms[i], missing_share));
+  }
+  return least;
 }
 
 std::string DrafterPolicy::explain() const {

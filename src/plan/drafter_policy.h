@@ -48,8 +48,10 @@ class DrafterPolicy {
   void hindsight(int drafter, int reached, int agreed);
 
   const DepthPolicy& policy(int drafter) const { return policies_[drafter]; }
-  // At the best choice there is, as of now.
-  double seconds_per_token() const;
+  // At the best choice there is, as of now. rooms: as for next().
+  double seconds_per_token(std::span<const int> rooms) const;
+  // The same without that drafter, if only this share of the experts that are missing were.
+  double seconds_per_token_without(int drafter, std::span<const int> rooms, double missing_share) const;
   // In words: who drafts best and what that brings, or why nobody should.
   std::string explain() const;
 

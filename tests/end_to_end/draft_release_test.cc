@@ -151,8 +151,8 @@ TEST(DraftTrial, GoesByWhatMissesCostAndDraftingBrings) {
       const double stall = one.stall_per_miss_s * static_cast<double>(missing.back());
       policy.observe({choice.depth, std::min(choice.depth, one.accepted), choice.depth * one.draft_s, .01 + stall,
                       stall, missing});
-      trial.note_step(pass, 1, policy);
-      EXPECT_GE(trial.missing(), 0);
+      trial.note_step(pass, 1, policy, std::vector{kDepth});
+      EXPECT_LE(trial.missing_share(), 1);
       if (trial.should_go()) break;
     }
     EXPECT_EQ(trial.should_go(), one.goes) << trial.gain();
