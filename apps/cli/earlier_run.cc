@@ -41,6 +41,17 @@ Result<EarlierRun> parse_earlier_run(const std::string& text, const std::string&
         fmt::format("{}: no statistics of a run; give a file that `drafthorse run --stats-file` wrote", name));
   }
   EarlierRun run{hit_rate, static_cast<int>(slots), 1 + drafted / steps, std::nullopt};
+  // A draft that was given up on the way: the hit rate is of both numbers of slots, and so are they.
+  const auto release = json.find("draft_release");
+  if (release != json.end() && release->is_object()) {
+    const double before = number(*release, "slots_before");
+    const double generated = number(json, "generated_tokens");
+    const double after = number(*release, "after_tokens");
+    if (is_count(before) && is_count(generated) && is_count(after) && generated > 0) {
+      const double share = std::min(1.0, after / generated);
+      run.expert_slots = static_cast<int>(share * before + (1 - share) * slots);
+    }
+  }
   const double reached = sum(json, "reached_by_position");
   if (reached > 0) run.acceptance = std::clamp(sum(json, "accepted_by_position") / reached, 0.0, 1.0);
   return run;

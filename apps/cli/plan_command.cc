@@ -31,6 +31,7 @@ struct Plan {
   std::optional<Prediction> prediction;
   std::optional<SpeedPrediction> without_draft;  // its memory given to experts; where a run may do that
   bool releases_draft = false;
+  SpeedPrediction with_draft;  // where that is so: at the best depth before
   std::vector<Suggestion> suggestions;
   std::vector<std::string> notes;
 };
@@ -98,7 +99,14 @@ Status foretell_release(Plan& plan) {
   alone.depth = 0;
   ASSIGN_OR_RETURN(plan.without_draft, predict_speed(alone));
   plan.releases_draft = plan.without_draft->tokens_per_s > kWorthIt * plan.prediction->best.tokens_per_s;
-  if (plan.releases_draft) plan.prediction->best = *plan.without_draft;
+  if (!plan.releases_draft) return {};
+  plan.with_draft = plan.prediction->best;
+  plan.prediction->best = *plan.without_draft;
+  const double demanded = plan.without_draft->demanded;
+  plan.prediction->hit_rate = demanded > 0 ? 1 - plan.without_draft->missed / demanded : 1;
+  // What helps from then on.
+  plan.input = alone;
+  plan.memory.fixed_bytes -= plan.memory.slot_bytes * static_cast<uint64_t>(alone.slots - plan.engine->memory_plan().slots);
   return {};
 }
 
@@ -275,12 +283,14 @@ std::string speed_text(const Plan& plan) {
                                  plan.input.generated_tokens);
   text += fmt::format("  {:<24} {:>8.2f} s\n", "loading", prediction.load_s);
   text += fmt::format("  {:<24} {:>8.2f} s after loading\n", "first token", prediction.ttft_s);
-  text += speed_line(plan.input.draft ? "without drafting" : "generating", prediction.plain);
-  if (plan.input.draft) {
+  const bool has_draft = plan.engine->draft().model != nullptr;
+  text += speed_line(has_draft ? "without drafting" : "generating", prediction.plain);
+  if (has_draft) {
     if (plan.without_draft) {
       text += speed_line(fmt::format("with {} slots instead", plan.engine->slots_without_draft()), *plan.without_draft);
     }
     if (plan.releases_draft) {
+      text += speed_line(depth_text(plan.with_draft), plan.with_draft);
       text += "  the draft does not pay: a run gives its memory to experts once it has seen that\n";
     } else {
       text += speed_line(depth_text(prediction.best), prediction.best);
@@ -317,6 +327,7 @@ std::string plan_text(const Plan& plan) {
   text += device_memory_text(engine);
   if (plan.memory.total_experts > 0) {
     text += fmt::format("\nexperts: {} of {} fit", engine.memory_plan().slots, plan.memory.total_experts);
+    if (engine.can_release_draft()) text += fmt::format(" ({} without the draft)", engine.slots_without_draft());
     const std::vector<int> shares = slots_by_layer(plan);
     text += fmt::format(", {:.1f} a layer on average\n",
                         static_cast<double>(engine.memory_plan().slots) / static_cast<double>(shares.size()));

@@ -119,6 +119,7 @@ Result<EngineOptions> engine_options(const RunFlags& flags) {
   ASSIGN_OR_RETURN(EngineOptions options, engine_options(flags.model));
   options.schedule = schedule_options(flags.schedule);
   options.fitted_path = flags.fitted;
+  options.keep_draft = flags.keep_draft;
   ASSIGN_OR_RETURN(options.device, device_options(flags.device));
   ASSIGN_OR_RETURN(options.sampling, sampling_options(flags.sampling));
   return options;
@@ -197,6 +198,8 @@ CLI::App* add_run_command(CLI::App& app, RunFlags& flags) {
       ->check(check_not_empty)
       ->check(check_not_negative);
   add_schedule_flags(*run, flags.schedule);
+  run->add_flag("--keep-draft", flags.keep_draft,
+                "keep the draft model in memory also where its memory would serve better for experts");
   run->add_option("--fitted", flags.fitted,
                   "what drafthorse calibrate made of the pair, or none; default: beside the draft, if it is there")
       ->type_name("FILE|none")

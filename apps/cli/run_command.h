@@ -29,6 +29,7 @@ struct RunFlags {
   std::string system;
   ScheduleFlags schedule;
   std::string fitted;  // empty: where calibrate puts it
+  bool keep_draft = false;
   bool quiet = false;
   TraceFlags trace;
   std::string routing_file;  // of --trace-routing

@@ -474,8 +474,8 @@ void Engine::release_draft() {
   ledger_ = ledger_without_draft_;
   plan_.slots = slots_without_draft_;
   plan_.everything_resident = plan_.slots == target_.model->layout().total_experts();
+  // Misses fill them: whatever else could be read is used less.
   target_.cache->grow(plan_.slots);
-  target_.cache->fill();
 }
 
 void Engine::create_drafters() {

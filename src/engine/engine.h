@@ -86,6 +86,7 @@ struct EngineOptions {
   std::string target_path;
   std::string draft_path;  // empty: no draft model
   std::string drafter{kDefaultDrafter};
+  bool keep_draft = false;  // also where its memory would serve better for experts
   std::optional<uint64_t> ram_bytes;   // default: what the machine and its cgroups leave, less a reserve
   std::optional<int32_t> context;      // tokens; default 4096. Lowered to what the model was trained for
   std::optional<int32_t> draft_depth;  // default: chosen while running
@@ -179,7 +180,8 @@ class Engine {
   // Things a user should hear once: fallbacks taken, limits lowered.
   const std::vector<std::string>& notices() const { return notices_; }
 
-  // Whether the draft model may be given up for more expert slots: it is `auto` that chose it, for one text at a time.
+  // Whether the draft model may be given up for more expert slots: it is `auto` that chose it and its depth, for one
+  // text at a time, on the CPU, and nothing is recorded.
   bool can_release_draft() const { return slots_without_draft_ > plan_.slots && draft_.model != nullptr; }
   bool draft_released() const { return draft_index_ && draft_.model == nullptr; }
   // Slots the target would then have; 0 where it may not be.

@@ -95,6 +95,7 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
   }
   generation_.tokens.assign(prompt.begin(), prompt.end());
   sampler_->begin(prompt.size());
+  begin_trial(common > 0);
   stats_.prompt_tokens = static_cast<int64_t>(prompt.size());
   stats_.prompt_tokens_kept = common;
   stats_.prefill_s = seconds(engine_.clock().now_ns() - start);
@@ -106,11 +107,15 @@ Status Session::prefill(std::span<const int32_t> prompt, const std::function<voi
     // What the prompt left free is filled while decoding leaves the disk idle; before, it would only compete.
     target_.cache->fill();
   }
-  draft_trial_.reset();
-  if (drafter_policy_ && engine_.can_release_draft()) {
-    draft_trial_.emplace(*target_.cache, engine_.options().schedule.eviction, engine_.slots_without_draft());
-  }
   return {};
+}
+
+// goes_on: the text has grown, what was seen of the draft still holds.
+void Session::begin_trial(bool goes_on) {
+  const DraftWorth seen = draft_trial_ && goes_on ? draft_trial_->worth() : DraftWorth();
+  draft_trial_.reset();
+  if (!drafter_policy_ || !engine_.can_release_draft()) return;
+  draft_trial_.emplace(*target_.cache, engine_.options().schedule.eviction, engine_.slots_without_draft(), seen);
 }
 
 void Session::reset_layer_stats() {
@@ -146,12 +151,16 @@ Status Session::prepare_drafters(std::span<const int32_t> prompt, int32_t scored
   return {};
 }
 
+// That can still be generated: the context has room for no more, or no more are wanted.
+int64_t Session::tokens_left() const {
+  const int64_t room = engine_.context() - static_cast<int64_t>(generation_.tokens.size());
+  return token_limit_ >= 0 ? std::min(room, token_limit_ - stats_.generated_tokens) : room;
+}
+
 // Who drafts for the next step, and how deep: no deeper than what can still be generated and the context has room for.
 DraftChoice Session::choose_draft() {
   if (engine_.drafters().empty()) return {};
-  int64_t room = engine_.context() - static_cast<int64_t>(generation_.tokens.size()) - 1;
-  if (token_limit_ >= 0) room = std::min(room, token_limit_ - stats_.generated_tokens - 1);
-  const auto most = static_cast<int32_t>(std::clamp<int64_t>(room, 0, kMaxDraftDepth));
+  const auto most = static_cast<int32_t>(std::clamp<int64_t>(tokens_left() - 1, 0, kMaxDraftDepth));
   if (!drafter_policy_) return {0, std::min(*engine_.options().draft_depth, most)};
   rooms_.clear();
   foreseen_.clear();
@@ -159,7 +168,11 @@ DraftChoice Session::choose_draft() {
     rooms_.push_back(drafter->reach(generation_.tokens, most));
     foreseen_.push_back(drafter->foresight(generation_.tokens, most));
   }
-  return drafter_policy_->next(rooms_);
+  const DraftChoice choice = drafter_policy_->next(rooms_);
+  if (draft_trial_ && draft_trial_->wants_look(*drafter_policy_) && rooms_[0] > 0) {
+    return drafter_policy_->try_out(0, rooms_);
+  }
+  return choice;
 }
 
 Status Session::draft(const DraftChoice& choice, std::vector<int32_t>& drafted) {
@@ -219,19 +232,25 @@ Result<std::vector<int32_t>> Session::decode_step() {
   if (choice.depth > 0) engine_.drafters()[static_cast<size_t>(choice.drafter)]->accept(accepted);
 
   stats_.generated_tokens += static_cast<int64_t>(added.size());
-  stats_.decode_s += seconds(engine_.clock().now_ns() - start);
   if (drafter_policy_) look_back(choice, length);
   note_step(choice.drafter, static_cast<int32_t>(drafted.size()), accepted, draft_ns);
-  judge_draft(1 + accepted);
+  judge_draft(choice, 1 + accepted);
+  stats_.decode_s += seconds(engine_.clock().now_ns() - start);
+  if (stats_.steps == 1) stats_.ttft_s = stats_.prefill_s + stats_.decode_s;
   if (added.empty() && generation_.stop == StopReason::kNone) return no_token_left(sampler_->options());
   return added;
 }
 
 // A draft that costs more than it brings makes room for experts.
-void Session::judge_draft(int32_t committed) {
-  if (!draft_trial_ || !engine_.can_release_draft()) return;
-  draft_trial_->note_step(*target_.pass, committed, *drafter_policy_, rooms_);
+void Session::judge_draft(const DraftChoice& choice, int32_t committed) {
+  if (!draft_trial_ || !engine_.can_release_draft() || generation_.stop != StopReason::kNone) return;
+  draft_trial_->note_step(*target_.pass, committed, *drafter_policy_, rooms_, choice);
   if (!draft_trial_->should_go()) return;
+  // Memory that is touched first is made first: for a few tokens it is not worth that.
+  constexpr double kMakingMemory = 1e9;  // bytes per second
+  const uint64_t more = ExpertCache::slot_bytes(target_.model->layout()) *
+                        static_cast<uint64_t>(engine_.slots_without_draft() - engine_.memory_plan().slots);
+  if (draft_trial_->saved_s() * static_cast<double>(tokens_left()) < static_cast<double>(more) / kMakingMemory) return;
   stats_.draft_release = {stats_.generated_tokens, engine_.memory_plan().slots, engine_.slots_without_draft(),
                           draft_trial_->gain()};
   draft_trial_.reset();
@@ -254,7 +273,6 @@ void Session::look_back(const DraftChoice& choice, size_t length) {
 
 void Session::note_step(int32_t drafter, int32_t depth, int32_t accepted, int64_t draft_ns) {
   const PassStats& pass = target_.pass->stats();
-  if (stats_.steps == 0) stats_.ttft_s = stats_.prefill_s + stats_.decode_s;
   ++stats_.steps;
   stats_.draft_s += seconds(draft_ns);
   stats_.verify_s += seconds(pass.duration_ns);
@@ -299,11 +317,10 @@ std::string Session::explain_draft(const DraftChoice& choice) const {
 std::string Session::explain_depth() const {
   if (engine_.drafters().empty()) return {};
   if (stats_.draft_release) {
-    return fmt::format("the draft made room for {} more experts after {} tokens: {:.2f}x of its best was expected",
+    return fmt::format("the draft made room for {} more experts after {} tokens, {:.2f}x its speed was expected; {}",
                        stats_.draft_release->slots - stats_.draft_release->slots_before,
-                       stats_.draft_release->after_tokens, stats_.draft_release->gain);
+                       stats_.draft_release->after_tokens, stats_.draft_release->gain, drafter_policy_->explain());
   }
-  if (engine_.draft_released()) return "the draft made room for more experts in an earlier text";
   if (drafter_policy_) return drafter_policy_->explain();
   return fmt::format("{}, depth {}: as asked for", engine_.drafters()[0]->name(), *engine_.options().draft_depth);
 }

@@ -60,7 +60,9 @@ class Session {
   void look_back(const DraftChoice& choice, size_t length);
   void reset_layer_stats();
   void note_step(int32_t drafter, int32_t depth, int32_t accepted, int64_t draft_ns);
-  void judge_draft(int32_t committed);
+  int64_t tokens_left() const;
+  void begin_trial(bool goes_on);
+  void judge_draft(const DraftChoice& choice, int32_t committed);
 
   Engine& engine_;
   LoadedModel& target_;

@@ -81,7 +81,7 @@ class ExpertCache final : public FastTier {
   // From now on there are `slots`, at least as many as before and at most as many as create() was told of: memory has
   // come free elsewhere. What a share of the slots was stays that share.
   void grow(int slots);
-  uint64_t bytes() const { return arena_.bytes(); }
+  uint64_t bytes() const { return slot_bytes_ * slots_.size(); }
 
   void set_trace(Trace* trace) { trace_ = trace; }  // must outlive the cache; nullptr: none
 

@@ -62,8 +62,7 @@ void commit(CacheSetup& setup, const std::vector<std::vector<ExpertId>>& token) 
   setup.cache->advance(1);
 }
 
-// The same misses as a real cache of that size, layer by layer, under every policy; and a grown cache's, once it has
-// filled.
+// The same misses as a real cache of that size, layer by layer, under every policy.
 TEST(ShadowCache, MissesWhatACacheOfItsSizeMisses) {
   const std::vector<int> experts = {0, 8, 6, 8};
   for (const std::string& policy : eviction_policy_names()) {

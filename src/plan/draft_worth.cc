@@ -8,7 +8,7 @@
 namespace drafthorse {
 namespace {
 
-// What speed without the draft is overestimated by, at most, as a rule: reads that drafting would have hidden.
+// By so much speed without the draft may be overestimated: reads that drafting would have hidden, say.
 constexpr double kMargin = 0.05;
 constexpr double kEnough = 1.0;      // of evidence
 constexpr double kMostOfOne = 0.25;  // that one cycle can add

@@ -2,8 +2,9 @@
 //
 // A draft that is loaded costs expert slots whether it drafts or not, so that the best depth with it can be slower than
 // no draft at all. Evidence is gathered cycle by cycle: the logarithm of how much faster the text would go without the
-// draft, less a margin for what is not known of that, summed up and never below zero (Page's CUSUM). One odd cycle does
-// not decide, a small lasting difference does in time, and a large one soon.
+// draft, less a margin for what is not known of that, summed up and never below zero (Page's CUSUM). A single cycle does
+// not decide, a small lasting difference does in time, and a large one soon. What is observed is mostly averages, in
+// which one odd cycle stays for a while: the caller waits until several have gone into them.
 #pragma once
 
 namespace drafthorse {

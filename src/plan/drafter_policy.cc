@@ -88,6 +88,15 @@ DraftChoice DrafterPolicy::next(std::span<const int> rooms) {
   return under_way_;
 }
 
+DraftChoice DrafterPolicy::try_out(int drafter, std::span<const int> rooms) {
+  CHECK(rooms.size() == policies_.size());
+  const int depth = std::max(kFirstDepth, policies_[drafter].settle(rooms[drafter]));
+  under_way_ = {drafter, std::min({depth, rooms[drafter], policies_[drafter].max_depth()})};
+  looking_ = true;
+  last_look_[drafter] = cycles_;
+  return under_way_;
+}
+
 void DrafterPolicy::observe(const CycleObservation& cycle) {
   ++cycles_;
   for (int i = 0; i < static_cast<int>(policies_.size()); ++i) {

@@ -39,6 +39,8 @@ class DrafterPolicy {
 
   // rooms: by drafter, how deep it may draft now; 0 where it has nothing to say.
   DraftChoice next(std::span<const int> rooms);
+  // Instead of what next() has just said: that drafter, to be known better.
+  DraftChoice try_out(int drafter, std::span<const int> rooms);
   // What became of the choice. It may have been less deep than asked for.
   void observe(const CycleObservation& cycle);
 

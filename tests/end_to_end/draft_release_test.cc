@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "base/host_memory.h"
 #include "end_to_end/generation.h"
@@ -45,9 +47,9 @@ std::unique_ptr<Engine> open_tight(EngineOptions options) {
   return nullptr;
 }
 
-class DraftRelease : public testing::TestWithParam<const char*> {};
+class ReleasingTheDraft : public testing::TestWithParam<const char*> {};
 
-TEST_P(DraftRelease, AtAnyMomentTheTextStays) {
+TEST_P(ReleasingTheDraft, AtAnyMomentTheTextStays) {
   const std::unique_ptr<Engine> alone = open(options_with(""));
   for (const int32_t after : {0, 1, 2, 5, 12}) {
     SCOPED_TRACE(after);
@@ -89,7 +91,7 @@ TEST_P(DraftRelease, AtAnyMomentTheTextStays) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Drafts, DraftRelease,
+INSTANTIATE_TEST_SUITE_P(Drafts, ReleasingTheDraft,
                          testing::Values(DRAFTHORSE_MODELS_DIR "/draft.gguf", DRAFTHORSE_QUANTIZED_DRAFT),
                          [](const auto& draft) { return draft.index == 0 ? "dense" : "copy"; });
 
@@ -123,6 +125,59 @@ TEST(DraftReleased, NeverWhatWasAskedForOrIsRecorded) {
   EXPECT_FALSE(open_tight(options_with(""))->can_release_draft());
 }
 
+// A disk on which everything takes its time.
+class SlowQueue final : public ReadQueue {
+ public:
+  SlowQueue(std::unique_ptr<ReadQueue> inner, std::chrono::microseconds per_request)
+      : inner_(std::move(inner)), per_request_(per_request) {}
+
+  std::string_view name() const override { return inner_->name(); }
+  size_t capacity() const override { return inner_->capacity(); }
+  size_t in_flight() const override { return inner_->in_flight(); }
+  void submit(std::span<const ReadRequest> requests) override {
+    std::this_thread::sleep_for(per_request_ * static_cast<int>(requests.size()));
+    inner_->submit(requests);
+  }
+  size_t reap(std::span<ReadCompletion> out, bool wait) override { return inner_->reap(out, wait); }
+
+ private:
+  std::unique_ptr<ReadQueue> inner_;
+  std::chrono::microseconds per_request_;
+};
+
+// A session finds out by itself, says so, and writes what it would have written.
+TEST(DraftReleased, BySessionsWhereReadsCostMoreThanDraftingBrings) {
+  EngineOptions options = options_with(DRAFTHORSE_QUANTIZED_DRAFT);
+  options.queue_factory = [](const FileSet& files) -> Result<std::unique_ptr<ReadQueue>> {
+    return std::unique_ptr<ReadQueue>(
+        std::make_unique<SlowQueue>(make_pread_queue(files), std::chrono::microseconds(100)));
+  };
+  const std::unique_ptr<Engine> engine = open_tight(options);
+  const Tokens prompt = engine->tokenizer().tokenize(read_prompts(3).back());
+  Session session(*engine);
+  session.set_token_limit(200);
+  ASSERT_TRUE(session.prefill(prompt).ok());
+  const int before = engine->memory_plan().slots;
+  Tokens tokens;
+  while (session.stop_reason() == StopReason::kNone) {
+    const Result<Tokens> added = session.decode_step();
+    ASSERT_TRUE(added.ok());
+    tokens.insert(tokens.end(), added->begin(), added->end());
+  }
+  EXPECT_EQ(tokens, generate(*open(options_with("")), prompt, 200).tokens);
+  const std::optional<DraftRelease>& release = session.stats().draft_release;
+  ASSERT_TRUE(release) << session.explain_depth();
+  EXPECT_TRUE(engine->draft_released());
+  EXPECT_GT(release->after_tokens, 0);
+  EXPECT_EQ(release->slots_before, before);
+  EXPECT_EQ(release->slots, engine->memory_plan().slots);
+  EXPECT_GT(release->gain, 1);
+  EXPECT_NE(session.explain_depth().find("made room for"), std::string::npos) << session.explain_depth();
+
+  options.keep_draft = true;
+  EXPECT_FALSE(open_tight(options)->can_release_draft());
+}
+
 // Along a real text, with a policy that is told of made-up times: what a miss costs and what drafting brings decide.
 TEST(DraftTrial, GoesByWhatMissesCostAndDraftingBrings) {
   struct Case {
@@ -145,13 +200,14 @@ TEST(DraftTrial, GoesByWhatMissesCostAndDraftingBrings) {
     for (const int32_t token : text.tokens) {
       ASSERT_TRUE(pass.run(std::span(&token, 1), 1).ok());
       pass.record_committed(1);
-      const DraftChoice choice = policy.next(std::vector{kDepth});
+      DraftChoice choice = policy.next(std::vector{kDepth});
+      if (trial.wants_look(policy)) choice = policy.try_out(0, std::vector{kDepth});
       std::vector<int64_t> missing = pass.stats().missing_by_prefix;
       missing.resize(static_cast<size_t>(choice.depth) + 1, missing[0]);
       const double stall = one.stall_per_miss_s * static_cast<double>(missing.back());
       policy.observe({choice.depth, std::min(choice.depth, one.accepted), choice.depth * one.draft_s, .01 + stall,
                       stall, missing});
-      trial.note_step(pass, 1, policy, std::vector{kDepth});
+      trial.note_step(pass, 1, policy, std::vector{kDepth}, choice);
       EXPECT_LE(trial.missing_share(), 1);
       if (trial.should_go()) break;
     }
