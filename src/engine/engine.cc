@@ -36,13 +36,14 @@ constexpr int64_t kMostScoreBytes = int64_t{256} << 20;
 constexpr int64_t kMostExpertRowBytes = int64_t{512} << 20;
 
 constexpr BatchRegime kBatchRegimes[] = {
-    {"auto", "circle", ReadAhead::kByUse},
-    {"stream", "circle", ReadAhead::kAlways},
+    {"auto", "spread", ReadAhead::kByUse},
+    {"stream", "spread", ReadAhead::kAlways},
     {"cache", "draft-guided", ReadAhead::kNever},
     {"layered", "lru", ReadAhead::kNever},
 };
 
-// With a device, in any regime: it is asked for all of a layer's experts at once, and nothing streams through its slots.
+// With a device, in any regime: it is asked for all of a layer's experts at once, and nothing streams through its
+// slots.
 constexpr std::string_view kDeviceBatchEviction = "draft-guided";
 
 uint64_t default_vram(const DeviceInfo& device) {
