@@ -36,7 +36,7 @@ constexpr std::pair<const char*, const char*> kWords[] = {
     {"--policy", "auto sp-moe sp-moe-sync on-demand adapmoe moe-infinity specter next-use list"},
     {"--predictor", "none cross cross-norm draft-router fitted next-gate frequency trace combined list"},
     {"--prefetch", "none cutoff cutoff-sync next-layer top ahead deadline list"},
-    {"--eviction", "lru lfu lru-layer stale-first activation next-use circle draft-guided list"},
+    {"--eviction", "lru lfu lru-layer stale-first activation next-use circle spread draft-guided list"},
     {"--cutoff", "auto"},
     {"--depth", "auto 0 1 2 4 8 16"},
     {"--preset", "this rtx3090 rtx4090 a100"},

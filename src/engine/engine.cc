@@ -37,11 +37,15 @@ constexpr int64_t kMostScoreBytes = int64_t{256} << 20;
 constexpr int64_t kMostExpertRowBytes = int64_t{512} << 20;
 
 constexpr BatchRegime kBatchRegimes[] = {
-    {"auto", "circle", ReadAhead::kByUse},
-    {"stream", "circle", ReadAhead::kAlways},
+    {"auto", "spread", ReadAhead::kByUse},
+    {"stream", "spread", ReadAhead::kAlways},
     {"cache", "draft-guided", ReadAhead::kNever},
     {"layered", "lru", ReadAhead::kNever},
 };
+
+// With a device, in any regime: it is asked for all of a layer's experts at once, and nothing streams through its
+// slots.
+constexpr std::string_view kDeviceBatchEviction = "draft-guided";
 
 uint64_t default_vram(const DeviceInfo& device) {
   const uint64_t reserve = std::max(kLeastDeviceReserve, device.memory_free / 20);
@@ -157,13 +161,17 @@ std::vector<std::string> instruction_set_names() {
 Result<std::unique_ptr<Engine>> Engine::prepare(const EngineOptions& options) {
   RETURN_IF_ERROR(check_options(options));
   std::unique_ptr<Engine> engine(new Engine(options));
+  RETURN_IF_ERROR(engine->open_device());
+  ScheduleOptions schedule = options.schedule;
   if (options.batch) {
     // What is read ahead the pass itself knows: there is nobody to foretell.
-    engine->options_.schedule.policy = "on-demand";
-    engine->options_.schedule.eviction = find_batch_regime(options.batch->regime)->eviction;
+    schedule.policy = "on-demand";
+    schedule.predictor.clear();
+    schedule.prefetch.clear();
+    schedule.eviction =
+        engine->device_ != nullptr ? kDeviceBatchEviction : find_batch_regime(options.batch->regime)->eviction;
   }
-  ASSIGN_OR_RETURN(engine->options_.schedule, resolve(options.schedule));
-  RETURN_IF_ERROR(engine->open_device());
+  ASSIGN_OR_RETURN(engine->options_.schedule, resolve(std::move(schedule)));
   RETURN_IF_ERROR(engine->read_files());
   RETURN_IF_ERROR(engine->create_models());
   RETURN_IF_ERROR(engine->plan());

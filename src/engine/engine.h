@@ -65,7 +65,7 @@ using QueueFactory = std::function<Result<std::unique_ptr<ReadQueue>>(const File
 //   layered  on demand, one layer after the other, nothing is kept on purpose: to compare with
 struct BatchRegime {
   std::string_view name;
-  std::string_view eviction;  // eviction.h
+  std::string_view eviction;  // eviction.h; where the CPU computes
   ReadAhead read_ahead;
 };
 const BatchRegime* find_batch_regime(std::string_view name);  // nullptr for an unknown name

@@ -75,6 +75,7 @@ ExpertCache::ExpertCache(const ExpertLayout& layout, std::unique_ptr<EvictionPol
                          ReadQueue& queue, const Clock& clock)
     : layout_(layout), policy_(std::move(policy)), clock_(clock), reader_(files, queue), stats_(layout.n_layers()) {
   held_by_layer_.resize(layout.n_layers());
+  kept_by_layer_.resize(layout.n_layers());
   for (const ExpertLayer& layer : layout.layers) {
     slot_of_.emplace_back(layer.experts.size(), kNoSlot);
     histories_.emplace_back(layer.experts.size());
@@ -116,6 +117,9 @@ void ExpertCache::begin_turn(LayerId layer, std::span<const ExpertId> experts) {
   for (const ExpertId expert : experts) {
     if (const int32_t slot = slot_of({layer, expert}); slot != kNoSlot) slots_[slot].read_ahead = true;
   }
+  for (Slot& slot : slots_) {
+    if (slot.key.layer == layer && !slot.read_ahead) slot.awaits_turn = false;  // it was read in vain
+  }
   cancel_unwanted();
 }
 
@@ -133,7 +137,7 @@ void ExpertCache::demand_portion(std::span<const ExpertId> experts) {
     }
     DemandState state = DemandState::kWaitingForSlot;
     const int32_t slot = slot_of(key);
-    if (slot != kNoSlot) slots_[slot].read_ahead = false;
+    if (slot != kNoSlot) slots_[slot].read_ahead = slots_[slot].awaits_turn = false;
     if (slot == kNoSlot) {
       ++stats.misses;
     } else if (slots_[slot].state == SlotState::kResident) {
@@ -206,9 +210,22 @@ void ExpertCache::evict(int32_t index_of_slot) {
   slot.state = SlotState::kFree;
 }
 
+void ExpertCache::count_kept() {
+  std::fill(kept_by_layer_.begin(), kept_by_layer_.end(), 0);
+  int kept = 0;
+  for (const Slot& slot : slots_) {
+    const bool held = slot.state == SlotState::kLoading || slot.state == SlotState::kResident;
+    if (!held || slot.awaits_turn) continue;
+    ++kept_by_layer_[index(slot.key.layer)];
+    ++kept;
+  }
+  mean_kept_ = static_cast<double>(kept) / std::max(1, layout_.moe_layers());
+}
+
 ExpertCache::Claim ExpertCache::claim_slot(ExpertKey key, ReadPriority priority, Admission admission) {
   int32_t victim = kNoSlot;
   double least = std::numeric_limits<double>::infinity();
+  count_kept();
   const EvictionContext now = context(key.layer);
   for (size_t i = 0; i < slots_.size(); ++i) {
     const Slot& slot = slots_[i];
@@ -250,7 +267,7 @@ void ExpertCache::begin_load(int32_t index_of_slot, ExpertKey key, ReadPriority 
   slot.pinned = false;
   slot.above = false;
   slot.read_ahead = priority == ReadPriority::kPrefetch;
-  slot.prefetched = slot.read_ahead;
+  slot.prefetched = slot.awaits_turn = slot.read_ahead;
   ++held_by_layer_[index(key.layer)];
   slot.priority = priority;
   slot.job = reader_.start({reads.data(), static_cast<size_t>(layer.n_extents)}, priority);
@@ -552,9 +569,9 @@ int ExpertCache::residents() const {
       std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.state == SlotState::kResident; }));
 }
 
-bool ExpertCache::prefetched(ExpertKey key) const {
+bool ExpertCache::awaits_turn(ExpertKey key) const {
   const int32_t slot = slot_of(key);
-  return slot != kNoSlot && slots_[slot].prefetched;
+  return slot != kNoSlot && slots_[slot].awaits_turn;
 }
 
 bool ExpertCache::on_its_way(ExpertKey key) const {

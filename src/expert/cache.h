@@ -143,7 +143,7 @@ class ExpertCache final : public FastTier {
   bool resident(ExpertKey key) const override;
   bool on_its_way(ExpertKey key) const override;  // being read
   int residents() const;                          // experts, of all layers
-  bool prefetched(ExpertKey key) const;           // on its way or there by prefetch(), and not demanded since
+  bool awaits_turn(ExpertKey key) const;          // on its way or there by prefetch() for a turn that is still to come
   // Read ahead, in flight or waiting to be.
   uint64_t prefetch_bytes_pending() const override {
     return reader_.background_bytes_in_flight() + reader_.waiting_bytes(ReadPriority::kPrefetch);
@@ -168,10 +168,11 @@ class ExpertCache final : public FastTier {
     SlotState state = SlotState::kFree;
     ExpertKey key;
     bool pinned = false;
-    bool held = false;        // by the tier above
-    bool above = false;       // the tier above has it, too
-    bool read_ahead = false;  // asked for by prefetch() for a layer whose turn has not come yet
-    bool prefetched = false;  // read by prefetch() and not demanded since
+    bool held = false;         // by the tier above
+    bool above = false;        // the tier above has it, too
+    bool read_ahead = false;   // asked for by prefetch() for a layer whose turn has not come yet
+    bool prefetched = false;   // read by prefetch() and not demanded since
+    bool awaits_turn = false;  // read by prefetch() for a turn that is still to come, or a demand in it
     ExtentReader::JobId job = 0;
     ReadPriority priority = ReadPriority::kDemand;
   };
@@ -191,14 +192,18 @@ class ExpertCache final : public FastTier {
   ExpertHistory& history_of(ExpertKey key) { return histories_[index(key.layer)][index(key.expert)]; }
   std::byte* slot_data(int32_t slot) const { return arena_.data() + static_cast<uint64_t>(slot) * slot_bytes_; }
   EvictionContext context(LayerId incoming) const {
-    return {demand_layer_, static_cast<int>(layout_.n_layers()), tokens_, forecast_, window_, incoming, held_by_layer_,
-            shares_};
+    return {demand_layer_,  static_cast<int>(layout_.n_layers()),
+            tokens_,        forecast_,
+            window_,        incoming,
+            held_by_layer_, shares_,
+            kept_by_layer_, mean_kept_};
   }
   struct Claim {
     int32_t slot = kNoSlot;
     bool not_worth = false;  // there was one, and it is worth more
   };
   Claim claim_slot(ExpertKey key, ReadPriority priority, Admission admission = Admission::kAlways);
+  void count_kept();
   void give_up_read(Slot& slot);
   void cancel_unwanted();
   void evict(int32_t slot);
@@ -227,6 +232,8 @@ class ExpertCache final : public FastTier {
   const Forecast* forecast_ = nullptr;
   double window_ = 1;
   std::vector<int> held_by_layer_;  // slots with an expert of the layer, on its way or there
+  std::vector<int> kept_by_layer_;  // of these, those that do not await a turn; as of the last choice of a victim
+  double mean_kept_ = 0;
   std::vector<double> shares_;
   double read_rate_ = 0;
 

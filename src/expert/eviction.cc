@@ -103,6 +103,37 @@ class Circle final : public EvictionPolicy {
   }
 };
 
+// What circle keeps ends up as whole layers, next to each other: nothing is to be read while those are computed, and
+// the disk holds up the others. Which experts stay does not matter for how many are read where all are used, so every
+// layer keeps as many as any other, and within a layer those that stay are spread over the order of computing, too.
+class Spread final : public EvictionPolicy {
+ public:
+  std::string_view name() const override { return "spread"; }
+  double worth(ExpertKey key, const ExpertHistory& history, const EvictionContext& context) const override {
+    const auto layer = static_cast<size_t>(index(key.layer));
+    const double kept = layer < context.kept_by_layer.size() ? context.kept_by_layer[layer] : 0;
+    // Layers within half an expert of the mean are equal. Chosen of 0, 0.5, 1 and 2 in replays of the demo's and the
+    // fine pair's routing, 16 texts: wider ones wait longer where all experts are used, 0 reads more where they are
+    // not.
+    const double surplus = std::max(0.0, std::ceil(kept - context.mean_kept - 0.5));
+    const double of_token = std::clamp(use_rate_at(history, context.tokens), 0.0, 1.0);
+    const double used = 1 - std::pow(1 - of_token, context.window);
+    // Decides between experts that about all windows use; popularity is worth more where some do not. In the same
+    // replays 0.05 to 0.2 changed what is read by 5 % at most.
+    constexpr double kPlace = 0.1;
+    const double within = (1 - kPlace) * used + kPlace * place(key.expert);
+    return -surplus - (layers_until(key.layer, context) - within) / context.n_layers;
+  }
+
+ private:
+  // In [0, 1), by multiples of the golden ratio: the ids above any bound are about evenly far apart.
+  static double place(ExpertId expert) {
+    constexpr double kGoldenRatio = 0.6180339887498949;
+    const double at = index(expert) * kGoldenRatio;
+    return at - std::floor(at);
+  }
+};
+
 class DraftGuided final : public EvictionPolicy {
  public:
   std::string_view name() const override { return "draft-guided"; }
@@ -144,8 +175,8 @@ std::unique_ptr<EvictionPolicy> make() {
   return std::make_unique<Policy>();
 }
 constexpr std::unique_ptr<EvictionPolicy> (*kMakers[])() = {
-    make<Lru>,        make<Lfu>,     make<LruLayer>, make<StaleFirst>,
-    make<Activation>, make<NextUse>, make<Circle>,   make<DraftGuided>,
+    make<Lru>,     make<Lfu>,    make<LruLayer>, make<StaleFirst>,  make<Activation>,
+    make<NextUse>, make<Circle>, make<Spread>,   make<DraftGuided>,
 };
 
 }  // namespace

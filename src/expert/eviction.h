@@ -42,6 +42,9 @@ struct EvictionContext {
   LayerId incoming{};                           // layer of the expert that wants the slot
   std::span<const int> held_by_layer = {};      // slots that each layer's experts occupy; empty: not counted
   std::span<const double> share_by_layer = {};  // slots that each layer should have; empty: not divided
+  // Of each layer's slots those whose expert is not there for a demand still to come: who stays. Empty: not counted.
+  std::span<const int> kept_by_layer = {};
+  double mean_kept = 0;  // of the layers with experts
 };
 
 class EvictionPolicy {
@@ -65,6 +68,8 @@ class EvictionPolicy {
 //      discounted.
 // circle: the one whose layer comes up last goes, of a layer the one just used: for passes that use nearly every
 // expert.
+// spread: one of the layer that keeps the most above the mean goes, of equal layers the one that comes up last, of a
+//      layer the least likely to be used: for the same passes, so that something is to be read at any time of them.
 std::unique_ptr<EvictionPolicy> make_eviction_policy(std::string_view name);  // nullptr for an unknown name
 std::vector<std::string> eviction_policy_names();
 inline constexpr std::string_view kDefaultEviction = "next-use";

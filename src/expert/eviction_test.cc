@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace drafthorse {
@@ -164,6 +166,44 @@ TEST(Circle, TheOneJustUsedGoes) {
   EXPECT_LT(worth("circle", 4, {10, 0.9, 50}, context), worth("circle", 3, {9, 0.1, 50}, context));
   EXPECT_LT(worth("circle", 3, {1 << 30, 0.9, 50}, context), worth("circle", 2, {1, 0.1, 50}, context));
   EXPECT_LT(worth("circle", 0, {1, 0.9, 50}, context), worth("circle", 5, {1 << 30, 0.1, 50}, context));
+}
+
+TEST(Spread, LayersKeepAlikeAndWithinALayerTheLikelyStay) {
+  const int kept[] = {5, 7, 4, 4, 4, 6};
+  EvictionContext context{.layer = LayerId{4}, .n_layers = 6, .tokens = 50, .window = 16, .kept_by_layer = kept};
+  context.mean_kept = 5;
+  const ExpertHistory rare{1, 0.01, 50};
+  const ExpertHistory common{1 << 30, 0.9, 50};
+  // Who keeps more gives, however likely its experts are to be used.
+  EXPECT_LT(worth("spread", 1, common, context), worth("spread", 5, rare, context));
+  EXPECT_LT(worth("spread", 5, common, context), worth("spread", 4, rare, context));
+  // No more than the mean is no more than any other: the layer that comes up last gives, the least likely of it.
+  EXPECT_LT(worth("spread", 4, common, context), worth("spread", 3, rare, context));
+  EXPECT_LT(worth("spread", 2, common, context), worth("spread", 0, rare, context));
+  EXPECT_LT(worth("spread", 4, rare, context), worth("spread", 4, common, context));
+  // Half an expert more or less is none.
+  context.mean_kept = 5.5;
+  EXPECT_LT(worth("spread", 4, common, context), worth("spread", 5, rare, context));
+}
+
+// Of a layer that is used as a whole those that stay are not neighbours.
+TEST(Spread, TheOnesThatStayAreFarApart) {
+  constexpr int kExperts = 32;
+  const EvictionContext context{.layer = LayerId{4}, .n_layers = 6, .tokens = 50, .window = 500};
+  const auto policy = make_eviction_policy("spread");
+  std::vector<std::pair<double, int>> by_worth;
+  for (int e = 0; e < kExperts; ++e) {
+    by_worth.emplace_back(policy->worth({LayerId{4}, ExpertId{e}}, {e, 0.5, 50}, context), e);
+  }
+  std::sort(by_worth.rbegin(), by_worth.rend());
+  for (const int stay : {4, 8, 16, 24}) {
+    std::vector<int> ids;
+    for (int i = 0; i < stay; ++i) ids.push_back(by_worth[static_cast<size_t>(i)].second);
+    std::sort(ids.begin(), ids.end());
+    int widest = ids.front() + kExperts - ids.back();
+    for (size_t i = 1; i < ids.size(); ++i) widest = std::max(widest, ids[i] - ids[i - 1]);
+    EXPECT_LE(widest, 3 * kExperts / stay) << stay << " stay";
+  }
 }
 
 TEST(DraftGuided, WhatTheWindowNeedsStays) {

@@ -117,7 +117,6 @@ Status ForwardPass::run_batch(std::span<const BatchRun> runs) {
   CHECK(count > 0);
   model_.embed(sequences);
   is_batch_ = true;
-  if (end_ns_ > 0) between_ns_ = start - end_ns_;
   const Status status = run_layers(count, {});
   if (!status.ok()) {
     abandon();
@@ -132,8 +131,7 @@ Status ForwardPass::run_batch(std::span<const BatchRun> runs) {
   }
   model_.keep_columns(wanted);
   if (device_experts_ != nullptr) device_experts_->settle();
-  end_ns_ = clock_.now_ns();
-  stats_.duration_ns = end_ns_ - start;
+  stats_.duration_ns = clock_.now_ns() - start;
   return {};
 }
 
@@ -474,11 +472,15 @@ void ForwardPass::foresee_next_layer(LayerId layer, int32_t count) {
     const double used = 1 - std::pow(1 - std::max(cache_->use_rate(key), even / 2), count);
     if (read_ahead_ == ReadAhead::kAlways || used >= kLikely) ahead_.push_back(key);
   }
-  // Between two layers' experts nobody computes any: what the disk brings meanwhile must have been asked for.
-  const bool wraps = index(*next) <= index(layer);
-  const double gap_s = seconds(stage_ns_ + (wraps ? between_ns_ : 0));
+  // Between two layers' experts nobody computes any: what the disk brings meanwhile must have been asked for. Between
+  // two passes of a batch as well, but nothing is gained: all slots hold what the next pass uses either way, and the
+  // rest is to be read in it.
+  const double gap_s = seconds(stage_ns_);
   const double rate = cache_->load_bytes_per_s() > 0 ? cache_->load_bytes_per_s() : kAssumedReadRate;
-  ahead_bytes_ += static_cast<uint64_t>(gap_s * rate);
+  // However fast it is, it brings no more between two looks at the reads than are handed to it.
+  const int32_t looks = (count + model_.stage_tokens() - 1) / model_.stage_tokens();
+  const uint64_t most = static_cast<uint64_t>(looks) * kStreamBackgroundBytes;
+  ahead_bytes_ += std::min(most, static_cast<uint64_t>(gap_s * rate));
 }
 
 // Keeps reads under way while experts are computed: those of this layer from union_[next] on, then the next layer's. No
@@ -486,7 +488,7 @@ void ForwardPass::foresee_next_layer(LayerId layer, int32_t count) {
 void ForwardPass::read_ahead(LayerId layer, size_t next) {
   uint64_t bytes = 0;
   const auto read = [&](ExpertKey key) {
-    if (!cache_->resident(key) || cache_->prefetched(key)) bytes += slot_bytes_;
+    if (!cache_->resident(key) || cache_->awaits_turn(key)) bytes += slot_bytes_;
     if (bytes > ahead_bytes_) return false;
     return cache_->prefetch(key) != Prefetched::kNoSlot;
   };

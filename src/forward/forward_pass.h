@@ -151,9 +151,6 @@ class ForwardPass {
   uint64_t ahead_bytes_ = 0;
   uint64_t slot_bytes_ = 0;  // of an expert in RAM
   int64_t stage_ns_ = 0;  // that the last layer took up to its router, as the next one will
-  // The end of the last run_batch(), and what was done between it and the one before.
-  int64_t end_ns_ = 0;
-  int64_t between_ns_ = 0;
 
   std::vector<std::vector<RoutedExpert>> routes_;  // by layer: [tokens * n_expert_used]
   std::vector<std::vector<int32_t>> tokens_of_;    // by expert: tokens of the present layer routed to it

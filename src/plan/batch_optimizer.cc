@@ -19,14 +19,29 @@ constexpr int kShares[] = {24, 21, 18, 15, 12, 9, 6, 4, 3, 2, 1};
 
 int window_of(int depth) { return depth + 1; }
 
-double resident_experts(const BatchPlanInput& input, int slots) {
+// Of each layer, where loads pass through a window of slots: those of it that hold what is loaded are not its
+// residents'. A layer's experts are loaded in the order in which they are used, from when the layer is reached. So the
+// window is full where many are, and where few are each of them waits for its turn for half of the layer on average.
+double resident_beside_stream(const BatchPlanInput& input, int slots, double tokens) {
+  constexpr int kSteps = 8;  // each changes the next by a small part of itself
+  const int layers = input.target.moe_layers();
+  const auto experts = static_cast<double>(input.target.popularity.size());
+  double resident = 0;
+  double held = input.memory.stream_slots;
+  for (int step = 0; step < kSteps; ++step) {
+    resident = std::clamp((slots - held) / layers, 0.0, experts);
+    const double loaded = experts_loaded(input.target.popularity, tokens, resident);
+    held = std::min<double>(input.memory.stream_slots, loaded / 2);
+  }
+  return resident;
+}
+
+double resident_experts(const BatchPlanInput& input, int slots, double tokens) {
   const int layers = input.target.moe_layers();
   const auto experts = static_cast<double>(input.target.popularity.size());
   if (layers == 0 || input.memory.slot_bytes == 0) return 0;
   if (slots >= input.memory.total_experts) return experts;
-  if (input.memory.stream_slots > 0) {
-    return std::clamp(static_cast<double>(slots - input.memory.stream_slots) / layers, 0.0, experts);
-  }
+  if (input.memory.stream_slots > 0) return resident_beside_stream(input, slots, tokens);
   // What two layers do not keep passes through the buffer: C layers + 2 (experts - C) = slots.
   if (layers <= 2) return 0;
   return std::clamp((slots - 2 * experts) / (layers - 2), 0.0, experts);
@@ -153,10 +168,14 @@ BatchCandidate evaluate(const BatchPlanInput& input, Pipeline pipeline, int64_t 
   Iteration iteration;
   iteration.pipeline = pipeline;
   iteration.pass = window_work(b, window, kv_length);
-  if (pipeline != Pipeline::kOnDemand) iteration.resident_experts = resident_experts(input, out.slots);
+  if (pipeline != Pipeline::kOnDemand) {
+    iteration.resident_experts = resident_experts(input, out.slots, iteration.pass.tokens);
+  }
   const auto experts = static_cast<double>(input.target.popularity.size());
-  iteration.buffer_experts =
-      input.memory.slot_bytes == 0 ? 2 * experts : out.slots - iteration.resident_experts * input.target.moe_layers();
+  iteration.buffer_experts = input.memory.slot_bytes == 0
+                                 ? 2 * experts
+                                 : std::max<double>(input.memory.stream_slots,
+                                                    out.slots - iteration.resident_experts * input.target.moe_layers());
   MicroBatches parts;
   if (pipeline == Pipeline::kTwoMicroBatches) parts = divide(input, sequences, window, kv_length);
   iteration.micro_batches = static_cast<int>(std::min<int64_t>(parts.count, sequences));

@@ -25,8 +25,8 @@ struct BatchMemory {
   uint64_t slot_bytes = 0;   // of one expert; 0: experts take nothing here (they lie elsewhere)
   int total_experts = 0;
   int least_slots = 0;  // that must be left: what loads pass through
-  // Slots that loads pass through, all others keeping their expert: where experts are read one by one, just ahead of
-  // their use. 0: a double buffer of whole layers.
+  // Slots that loads pass through at most, all others keeping their expert: where experts are read one by one, just
+  // ahead of their use. 0: a double buffer of whole layers.
   int stream_slots = 0;
   uint64_t kv_bytes_per_token = 0;        // all layers
   uint64_t draft_kv_bytes_per_token = 0;  // 0: no draft, or one on the target's KV cache

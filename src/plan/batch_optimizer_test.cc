@@ -172,6 +172,24 @@ TEST(BatchPlan, ExpertsReadOneByOneLeaveMoreInMemory) {
   EXPECT_LE(streamed.decode.loaded_bytes, layered.decode.loaded_bytes);
 }
 
+// Where a layer loads little, the slots that loads may pass through hold residents most of the time.
+TEST(BatchPlan, FewLoadsHoldFewSlots) {
+  std::mt19937_64 random(9);
+  BatchPlanInput in = random_input(random);
+  in.target.popularity.assign(in.target.popularity.size(), 1.0);
+  in.memory.stream_slots = 4;
+  in.memory.fixed_bytes = 0;
+  const int layers = in.target.moe_layers();
+  for (int missing = 1; missing <= in.memory.total_experts - 4; ++missing) {
+    const auto slots = static_cast<uint64_t>(in.memory.total_experts - missing);
+    in.memory.budget_bytes = slots * in.memory.slot_bytes + request_bytes(in.memory, in.job, 1) + 1;
+    const BatchCandidate one = evaluate(in, Pipeline::kStreamed, 1, 0);
+    ASSERT_EQ(one.slots, static_cast<int>(slots));
+    const double loaded = one.decode.loaded_bytes / in.target.expert_bytes;
+    EXPECT_NEAR(loaded, missing + std::min(4.0, loaded / layers / 2), 0.01 * loaded);
+  }
+}
+
 TEST(BatchPlan, NamesTheLeastBudget) {
   std::mt19937_64 random(3);
   BatchPlanInput in = random_input(random);

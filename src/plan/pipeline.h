@@ -53,7 +53,7 @@ struct Iteration {
   PassWork pass;    // of windows
   PassWork prompt;  // that rides along
   int micro_batches = 1;
-  double resident_experts = 0;  // of each layer, the most popular: never loaded
+  double resident_experts = 0;  // of each layer, that memory keeps (experts_loaded)
   double buffer_experts = 0;    // that hold what is loaded, at least a layer's
   DraftWork draft;
   double other_s = 0;  // choosing tokens, bookkeeping: nothing else goes on

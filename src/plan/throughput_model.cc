@@ -186,15 +186,38 @@ PassSeconds weight_seconds(const ModelCost& cost, const PassWork& work) {
 }
 
 double experts_used(const std::vector<double>& popularity, double tokens) {
-  return experts_loaded(popularity, tokens, 0);
+  double total = 0;
+  for (const double p : popularity) total += used_in(p, tokens);
+  return total;
 }
 
 double experts_loaded(const std::vector<double>& popularity, double tokens, double resident) {
-  double total = 0;
-  for (size_t i = 0; i < popularity.size(); ++i) {
-    const double absent = std::clamp(static_cast<double>(i) + 1 - resident, 0.0, 1.0);
-    if (absent > 0) total += absent * used_in(popularity[i], tokens);
+  constexpr double kNearlySure = 1 - 1e-12;
+  constexpr int kMostSteps = 100;
+  constexpr double kClose = 1e-12;  // of the residents
+  if (tokens <= 0) return 0;
+  // An expert is unused in x passes with probability exp(-x rate). So many passes back are kept that
+  //     sum of 1 - exp(-passes rate) = resident.
+  std::vector<double> rates;
+  for (const double p : popularity) {
+    if (p > 0) rates.push_back(-tokens * std::log1p(-std::min(p, kNearlySure)));
   }
+  if (resident >= static_cast<double>(rates.size())) return 0;
+  double passes = 0;
+  // The sum is concave: Newton's steps approach from below.
+  for (int step = 0; step < kMostSteps && resident > 0; ++step) {
+    double kept = 0;
+    double slope = 0;
+    for (const double rate : rates) {
+      const double unused = std::exp(-passes * rate);
+      kept += 1 - unused;
+      slope += rate * unused;
+    }
+    if (resident - kept <= kClose * resident || slope <= 0) break;
+    passes += (resident - kept) / slope;
+  }
+  double total = 0;
+  for (const double rate : rates) total += std::exp(-passes * rate) * -std::expm1(-rate);
   return total;
 }
 

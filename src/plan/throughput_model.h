@@ -20,9 +20,11 @@ struct ModelWork;
 
 // How unevenly texts use a layer's experts: of E experts the i-th most popular is used by a token with probability
 //     min(1, c exp(-skew (i + 1/2) / E)),     c such that they add up to the experts used per token.
-// Measured on the demo pair. Over many texts at once use is evener, but then every expert is used anyway.
+// Measured on the demo pair. Over many texts at once use is evener: 16 of them, an iteration each, used 12.3 of 16
+// experts in the demo's layers and 24.9 of 32 in the fine pair's, which are skews of 2.28 and 2.17; their most popular
+// expert is then used by 0.30 of the tokens and was by 0.29 and 0.28.
 inline constexpr double kExpertSkew = 3.8;
-inline constexpr double kSkewOfMany = 1;  // of a dozen texts or more
+inline constexpr double kSkewOfMany = 2.2;  // of a dozen texts or more
 std::vector<double> expert_shares(int experts, int used, double skew);
 
 struct LayerCost {
@@ -85,8 +87,10 @@ PassSeconds pass_seconds(const ModelCost& cost, const PassWork& work);
 // Of these what does not depend on tokens but on being done at all: reading weights.
 PassSeconds weight_seconds(const ModelCost& cost, const PassWork& work);
 
-// Of one layer, mean over experts: distinct experts that so many tokens use, and of those the ones that are not among
-// the `resident` most popular.
+// Of one layer: distinct experts that so many tokens use, and of those the ones that are not among the `resident` that
+// memory keeps. Nobody knows which are popular but by their use: kept are those that passes of so many tokens used
+// last, as many passes back as there is room for (Che's approximation of a cache). Where all are used that is any of
+// them.
 double experts_used(const std::vector<double>& popularity, double tokens);
 double experts_loaded(const std::vector<double>& popularity, double tokens, double resident);
 // All rows of a layer's experts.

@@ -2,9 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <random>
+#include <utility>
+#include <vector>
 
 #include "plan/compute_time.h"
 
@@ -87,22 +91,76 @@ TEST(ModelCost, ExpertsAreExpectations) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
     std::mt19937_64 random(seed);
     const int tokens = 1 + static_cast<int>(random() % 6);
-    const int resident = static_cast<int>(random() % 5);
     double used = 0;
-    double loaded = 0;
     double seconds = 0;
     for (int draw = 0; draw < kDraws; ++draw) {
       for (size_t i = 0; i < popularity.size(); ++i) {
         const int rows = std::binomial_distribution<int>(tokens, popularity[i])(random);
         if (rows == 0) continue;
         used += 1.0 / kDraws;
-        if (static_cast<int>(i) >= resident) loaded += 1.0 / kDraws;
         seconds += layer.expert.at(rows) / kDraws;
       }
     }
     EXPECT_NEAR(experts_used(popularity, tokens), used, 0.05);
-    EXPECT_NEAR(experts_loaded(popularity, tokens, resident), loaded, 0.05);
     EXPECT_NEAR(experts_seconds(layer, popularity, tokens) / seconds, 1, 0.02);
+  }
+}
+
+// Against passes of which each keeps the experts used last.
+TEST(ModelCost, WhatWasUsedLastIsNotLoaded) {
+  constexpr int kPasses = 20000;
+  for (uint64_t seed = 1; seed <= 12; ++seed) {
+    SCOPED_TRACE(::testing::Message() << "seed " << seed);
+    std::mt19937_64 random(seed);
+    const int experts = 8 << (random() % 3);
+    const double tokens = static_cast<double>(1 + random() % 30);
+    const int resident = static_cast<int>(random() % static_cast<uint64_t>(experts));
+    const std::vector<double> popularity = expert_shares(experts, experts / 8, std::array{0.0, 2.2, 3.8}[seed % 3]);
+    std::vector<std::pair<int, double>> last(static_cast<size_t>(experts));  // pass, and who comes first of one
+    std::vector<bool> kept(last.size(), false);
+    double loaded = 0;
+    for (int pass = 1; pass <= kPasses; ++pass) {
+      for (size_t i = 0; i < last.size(); ++i) {
+        std::uniform_real_distribution<> uniform;
+        if (uniform(random) > 1 - std::pow(1 - popularity[i], tokens)) continue;
+        if (!kept[i]) loaded += 1.0 / kPasses;
+        last[i] = {pass, uniform(random)};
+      }
+      auto order = last;
+      std::sort(order.rbegin(), order.rend());
+      for (size_t i = 0; i < last.size(); ++i) {
+        kept[i] = resident > 0 && last[i] >= order[static_cast<size_t>(resident) - 1];
+      }
+    }
+    // What is approximated: how far back residents go is taken to be the same at all times.
+    EXPECT_NEAR(experts_loaded(popularity, tokens, resident), loaded, 0.1 * loaded + 0.05);
+  }
+}
+
+TEST(ModelCost, WhereAllAreUsedAnyMayStay) {
+  const std::vector<double> popularity = expert_shares(64, 8, 2.2);
+  for (const double resident : {0.0, 1.5, 20.0, 63.0, 64.0, 70.0}) {
+    EXPECT_NEAR(experts_loaded(popularity, 1e5, resident), std::max(0.0, 64 - resident), 1e-6);
+  }
+  // Some always used, others never: these are not loaded however many there is room for.
+  const std::vector<double> some = {1, 1, 1, 0, 0};
+  EXPECT_NEAR(experts_loaded(some, 1, 1), 2, 1e-6);
+  EXPECT_EQ(experts_loaded(some, 1, 3), 0);
+  EXPECT_EQ(experts_loaded(some, 0, 1), 0);
+}
+
+TEST(ModelCost, MoreResidentsNeverLoadMore) {
+  const std::vector<double> popularity = expert_shares(128, 8, 3.8);
+  for (const double tokens : {0.1, 1.0, 16.0, 1000.0}) {
+    double before = experts_used(popularity, tokens);
+    EXPECT_NEAR(experts_loaded(popularity, tokens, 0), before, 1e-9);
+    for (double resident = 0.5; resident < 129; resident += 0.5) {
+      const double loaded = experts_loaded(popularity, tokens, resident);
+      EXPECT_LE(loaded, before + 1e-9);
+      EXPECT_GE(loaded, 0);
+      before = loaded;
+    }
+    EXPECT_EQ(before, 0);
   }
 }
 

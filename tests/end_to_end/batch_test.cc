@@ -221,6 +221,17 @@ TEST_F(BatchTexts, LittleMemoryAdmitsFewer) {
   expect_same(options, "texts longer than typical");
 }
 
+TEST(Batch, RunsAsItsRegimeSays) {
+  for (const std::string& regime : batch_regime_names()) {
+    EngineOptions options = batch_options(1);
+    options.batch->regime = regime;
+    const Result<std::unique_ptr<Engine>> engine = Engine::prepare(options);
+    ASSERT_TRUE(engine.ok()) << engine.status().message();
+    EXPECT_EQ((*engine)->options().schedule.eviction, find_batch_regime(regime)->eviction) << regime;
+    EXPECT_EQ((*engine)->options().schedule.policy, "on-demand") << regime;
+  }
+}
+
 TEST(Batch, RefusesWhatCannotRun) {
   EngineOptions options = batch_options(4);
   options.drafter = "none";
