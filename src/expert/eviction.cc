@@ -141,7 +141,8 @@ class DraftGuided final : public EvictionPolicy {
     const double of_token = std::clamp(use_rate_at(history, context.tokens), kLeastRate, 1.0);
     constexpr double kLeastWindow = 1e-3;  // of none, an expert that is always used would be worth no number
     // Asked of every slot for every claim: std::pow takes three times as long.
-    const double rate = context.window == 1 ? of_token : 1 - std::exp2(std::max(kLeastWindow, context.window) * std::log2(1 - of_token));
+    const double window = std::max(kLeastWindow, context.window);
+    const double rate = window == 1 ? of_token : 1 - std::exp2(window * std::log2(1 - of_token));
     const bool known = context.forecast != nullptr && context.forecast->covers(key.layer);
     const double needed = known ? context.forecast->need(key) : rate;
     // A mean of times would be all tail: an expert needed now with probability 0.95 and else not for 50 circles counts

@@ -11,13 +11,14 @@ namespace drafthorse {
 ShadowCache::ShadowCache(std::span<const int> experts_by_layer, int slots, std::unique_ptr<EvictionPolicy> policy)
     : policy_(std::move(policy)), capacity_(static_cast<size_t>(slots)), held_by_layer_(experts_by_layer.size()) {
   CHECK(policy_ != nullptr && slots > 0);
-  const auto with_experts =
-      std::count_if(experts_by_layer.begin(), experts_by_layer.end(), [](int experts) { return experts > 0; });
+  with_experts_ = static_cast<double>(
+      std::count_if(experts_by_layer.begin(), experts_by_layer.end(), [](int experts) { return experts > 0; }));
+  CHECK(with_experts_ > 0);
   for (const int experts : experts_by_layer) {
     slot_of_.emplace_back(static_cast<size_t>(experts), kNoSlot);
     histories_.emplace_back(static_cast<size_t>(experts));
     used_.emplace_back(static_cast<size_t>(experts));
-    shares_.push_back(experts > 0 ? static_cast<double>(slots) / static_cast<double>(with_experts) : 0);
+    shares_.push_back(experts > 0 ? static_cast<double>(slots) / with_experts_ : 0);
   }
 }
 
@@ -42,7 +43,9 @@ int32_t ShadowCache::victim(LayerId layer, std::span<const ExpertId> kept) const
                             .tokens = tokens_,
                             .incoming = layer,
                             .held_by_layer = held_by_layer_,
-                            .share_by_layer = shares_};
+                            .share_by_layer = shares_,
+                            .kept_by_layer = held_by_layer_,
+                            .mean_kept = static_cast<double>(slots_.size()) / with_experts_};
   int32_t victim = kNoSlot;
   double least = std::numeric_limits<double>::infinity();
   for (size_t i = 0; i < slots_.size(); ++i) {

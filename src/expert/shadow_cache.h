@@ -40,6 +40,7 @@ class ShadowCache {
   std::unique_ptr<EvictionPolicy> policy_;
   std::vector<ExpertKey> slots_;  // those in use
   size_t capacity_;
+  double with_experts_ = 0;  // layers
   std::vector<std::vector<int32_t>> slot_of_;          // [layer][expert]
   std::vector<std::vector<ExpertHistory>> histories_;  // [layer][expert]
   std::vector<int> held_by_layer_;
