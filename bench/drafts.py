@@ -6,7 +6,7 @@ only as much longer than a single token's pass as it reads more weights (all of 
 the model).
 
     bench/drafts.py --model TARGET.gguf --ram 1.5G --draft DRAFT.gguf [--draft ...] [--depth 4 ...] [--rounds 5]
-                    [--tokens 192] [--drafter ngram ...] [--with-draft shared-kv ...] [--prompts FILE.jsonl]
+                    [--kept] [--tokens 192] [--drafter ngram ...] [--with-draft shared-kv ...] [--prompts FILE.jsonl]
 """
 
 import argparse
@@ -41,6 +41,7 @@ def main():
     parser.add_argument("--depth", action="append", default=[], help="fixed depths to try as well")
     parser.add_argument("--drafter", action="append", default=[], help="drafters without a draft model")
     parser.add_argument("--with-draft", action="append", default=[], help="drafters with each draft, beside auto")
+    parser.add_argument("--kept", action="store_true", help="each draft also kept where auto would give it up")
     parser.add_argument("--no-unused", action="store_true", help="leave out loaded but unused drafts")
     parser.add_argument("--prompts", default=ROOT / "models/prompts.jsonl")
     parser.add_argument("--rounds", type=int, default=5)
@@ -56,6 +57,8 @@ def main():
     for draft in args.draft:
         stem = pathlib.Path(draft).stem
         contenders[f"{stem}, auto"] = ["-d", draft]
+        if args.kept:
+            contenders[f"{stem}, auto, kept"] = ["-d", draft, "--keep-draft"]
         for drafter in args.with_draft:
             contenders[f"{stem}, {drafter}"] = ["-d", draft, "--drafter", drafter]
         for depth in [*([] if args.no_unused else ["0"]), *args.depth]:
@@ -70,15 +73,18 @@ def main():
                 subprocess.run(command, check=True, capture_output=True)
                 results[name].append(json.loads(pathlib.Path(stats_file).read_text()))
 
-    print(f"{'':<36} {'x no draft':>22} {'tokens/s':>9} {'MB/token':>9} {'accepted':>9} {'slots':>6} {'of ceiling':>11}  text")
+    print(f"{'':<36} {'x no draft':>22} {'tokens/s':>9} {'MB/token':>9} {'accepted':>9} {'slots':>6} {'given up':>8} {'of ceiling':>11}  "
+          "text")
     for name, rows in results.items():
         ratios = [row["decode_tokens_per_s"] / base["decode_tokens_per_s"] for row, base in zip(rows, results["no draft"])]
         median = lambda key: statistics.median(row[key] for row in rows)
         same = all(row["text_hash"] == base["text_hash"] for row, base in zip(rows, results["no draft"]))
         ceiling = statistics.median(share_of_ceiling(row, base) for row, base in zip(rows, results["no draft"]))
+        given_up = sum(row["draft_release"] is not None for row in rows)
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
         print(f"{name:<36} {spread:>22} {median('decode_tokens_per_s'):9.2f} {median('bytes_read_per_token') / 1e6:9.0f} "
-              f"{median('acceptance'):9.0%} {rows[0]['expert_slots']:6d} {ceiling:11.0%}  {'the same' if same else 'DIFFERENT'}")
+              f"{median('acceptance'):9.0%} {rows[0]['expert_slots']:6d} {given_up:5d}/{len(rows):<2d} {ceiling:11.0%}  "
+              f"{'the same' if same else 'DIFFERENT'}")
 
 
 if __name__ == "__main__":
