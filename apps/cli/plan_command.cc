@@ -106,7 +106,8 @@ Status foretell_release(Plan& plan) {
   plan.prediction->hit_rate = demanded > 0 ? 1 - plan.without_draft->missed / demanded : 1;
   // What helps from then on.
   plan.input = alone;
-  plan.memory.fixed_bytes -= plan.memory.slot_bytes * static_cast<uint64_t>(alone.slots - plan.engine->memory_plan().slots);
+  plan.memory.fixed_bytes -=
+      plan.memory.slot_bytes * static_cast<uint64_t>(alone.slots - plan.engine->memory_plan().slots);
   return {};
 }
 

@@ -86,7 +86,7 @@ struct EngineOptions {
   std::string target_path;
   std::string draft_path;  // empty: no draft model
   std::string drafter{kDefaultDrafter};
-  bool keep_draft = false;  // also where its memory would serve better for experts
+  bool keep_draft = false;             // also where its memory would serve better for experts
   std::optional<uint64_t> ram_bytes;   // default: what the machine and its cgroups leave, less a reserve
   std::optional<int32_t> context;      // tokens; default 4096. Lowered to what the model was trained for
   std::optional<int32_t> draft_depth;  // default: chosen while running
@@ -101,14 +101,15 @@ struct EngineOptions {
   int threads = 0;           // 0: one per core
   // When it becomes true, loading or generating ends with kInterrupted. Must outlive the engine. Default: its own.
   std::atomic<bool>* interrupt = nullptr;
-  std::string isa;                    // instruction set of the kernels; default: the best that the processor has
-  Trace* trace = nullptr;             // told what the target does; must outlive the engine
-  QueueFactory queue_factory;         // for tests: replaces `io`
-  std::optional<BatchOptions> batch;  // no session may use the engine then, only a Batch
-  std::string kv_type = "f16";        // of cached keys and values: f16 or q8_0
-  std::optional<int> expert_slots;    // for tests: exactly so many slots for the target, whatever fits
-  DeviceOptions device;               // what computes beside the CPU
-  std::optional<int> device_slots;    // for tests: at most so many slots of each kind on the device for the target
+  std::string isa;                         // instruction set of the kernels; default: the best that the processor has
+  Trace* trace = nullptr;                  // told what the target does; must outlive the engine
+  QueueFactory queue_factory;              // for tests: replaces `io`
+  std::optional<BatchOptions> batch;       // no session may use the engine then, only a Batch
+  std::string kv_type = "f16";             // of cached keys and values: f16 or q8_0
+  std::optional<int> expert_slots;         // for tests: exactly so many slots for the target, whatever fits
+  std::optional<int> slots_without_draft;  // for tests: and so many once the draft has been given up; default: it stays
+  DeviceOptions device;                    // what computes beside the CPU
+  std::optional<int> device_slots;         // for tests: at most so many slots of each kind on the device for the target
 };
 
 // The names that EngineOptions::isa takes on this machine, slowest first; it takes "amx" beside them where the

@@ -46,9 +46,9 @@ Status Engine::plan() {
   RETURN_IF_ERROR(plan_slots(needs));
   if (may_release_draft()) plan_release(needs, of_draft);
   if (options_.expert_slots) {
-    const int more = std::max(0, slots_without_draft_ - plan_.slots);
     plan_.slots = std::clamp(*options_.expert_slots, needs.least_slots, needs.total_experts);
-    slots_without_draft_ = more > 0 ? std::min(plan_.slots + more, needs.total_experts) : 0;
+    const bool may = may_release_draft() && options_.slots_without_draft;
+    slots_without_draft_ = may ? std::clamp(*options_.slots_without_draft, plan_.slots, needs.total_experts) : 0;
   }
   ledger_ = std::move(needs.fixed);
   if (plan_.slots > 0) {
