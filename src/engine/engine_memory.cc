@@ -60,8 +60,8 @@ Status Engine::plan() {
 // A draft that was asked for stays, and so does one whose run is recorded: a recording has one number of slots.
 bool Engine::may_release_draft() const {
   return draft_index_ && target_config_.is_moe() && options_.drafter == "auto" && !options_.draft_depth &&
-         !options_.keep_draft &&
-         !options_.batch && !options_.calibration_positions && device_ == nullptr && options_.schedule.record == nullptr;
+         !options_.keep_draft && !options_.batch && !options_.calibration_positions && device_ == nullptr &&
+         options_.schedule.record == nullptr;
 }
 
 // What the slots would be without the draft.

@@ -223,14 +223,17 @@ void ExpertCache::count_kept() {
 }
 
 ExpertCache::Claim ExpertCache::claim_slot(ExpertKey key, ReadPriority priority, Admission admission) {
+  const auto free =
+      std::find_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.state == SlotState::kFree; });
+  if (free != slots_.end()) return {static_cast<int32_t>(free - slots_.begin())};
+  if (priority == ReadPriority::kFill) return {};
   int32_t victim = kNoSlot;
   double least = std::numeric_limits<double>::infinity();
   count_kept();
   const EvictionContext now = context(key.layer);
   for (size_t i = 0; i < slots_.size(); ++i) {
     const Slot& slot = slots_[i];
-    if (slot.state == SlotState::kFree) return {static_cast<int32_t>(i)};
-    if (priority == ReadPriority::kFill || slot.pinned || slot.held || slot.state != SlotState::kResident) continue;
+    if (slot.pinned || slot.held || slot.state != SlotState::kResident) continue;
     // What was read ahead and has not been asked for goes last, and only for a demand: its turn is about to come.
     if (slot.read_ahead && priority != ReadPriority::kDemand) continue;
     const double worth = (slot.read_ahead ? kReadAheadWorth : 0) + (slot.above ? kAboveWorth : 0) +

@@ -59,6 +59,14 @@ int layers_until(LayerId layer, const EvictionContext& context) {
   return (index(layer) - index(context.layer) - 1 + 2 * context.n_layers) % context.n_layers;
 }
 
+// Whether a pass over so many tokens uses an expert that a token uses at this rate.
+double used_by_window(double rate, double window) {
+  if (window == 1) return rate;
+  // Asked of every slot for every claim: std::pow takes three times as long.
+  constexpr double kLeastWindow = 1e-3;  // of none, an expert that is always used would be worth no number
+  return 1 - std::exp2(std::max(kLeastWindow, window) * std::log2(1 - rate));
+}
+
 class StaleFirst final : public EvictionPolicy {
  public:
   std::string_view name() const override { return "stale-first"; }
@@ -117,7 +125,7 @@ class Spread final : public EvictionPolicy {
     // not.
     const double surplus = std::max(0.0, std::ceil(kept - context.mean_kept - 0.5));
     const double of_token = std::clamp(use_rate_at(history, context.tokens), 0.0, 1.0);
-    const double used = 1 - std::pow(1 - of_token, context.window);
+    const double used = used_by_window(of_token, context.window);
     // Decides between experts that about all windows use; popularity is worth more where some do not. In the same
     // replays 0.05 to 0.2 changed what is read by 5 % at most.
     constexpr double kPlace = 0.1;
@@ -139,10 +147,7 @@ class DraftGuided final : public EvictionPolicy {
   std::string_view name() const override { return "draft-guided"; }
   double worth(ExpertKey key, const ExpertHistory& history, const EvictionContext& context) const override {
     const double of_token = std::clamp(use_rate_at(history, context.tokens), kLeastRate, 1.0);
-    constexpr double kLeastWindow = 1e-3;  // of none, an expert that is always used would be worth no number
-    // Asked of every slot for every claim: std::pow takes three times as long.
-    const double window = std::max(kLeastWindow, context.window);
-    const double rate = window == 1 ? of_token : 1 - std::exp2(window * std::log2(1 - of_token));
+    const double rate = used_by_window(of_token, context.window);
     const bool known = context.forecast != nullptr && context.forecast->covers(key.layer);
     const double needed = known ? context.forecast->need(key) : rate;
     // A mean of times would be all tail: an expert needed now with probability 0.95 and else not for 50 circles counts
