@@ -132,7 +132,7 @@ def export_pair(shape_name, checkpoints, corpus, out, type_name, expert_type=Non
                 name = f"drafthorse {shape_name} {part}"
                 file = Path(out) / f"{part}.gguf"
                 matrix_type = draft_type if part == "draft" and draft_type else type_name
-                types = TYPES[matrix_type], TYPES.get(expert_type)
+                types = TYPES[matrix_type], TYPES[expert_type] if expert_type else None
                 written.append(write_model(str(file), name, shape, params, tokenizer, *types))
                 break
     return written
