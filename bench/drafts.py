@@ -73,8 +73,8 @@ def main():
                 subprocess.run(command, check=True, capture_output=True)
                 results[name].append(json.loads(pathlib.Path(stats_file).read_text()))
 
-    print(f"{'':<36} {'x no draft':>22} {'tokens/s':>9} {'MB/token':>9} {'accepted':>9} {'slots':>6} {'given up':>8} {'of ceiling':>11}  "
-          "text")
+    print(f"{'':<36} {'x no draft':>22} {'tokens/s':>9} {'MB/token':>9} {'accepted':>9} {'slots':>6} "
+          f"{'given up':>8} {'of ceiling':>11}  text")
     for name, rows in results.items():
         ratios = [row["decode_tokens_per_s"] / base["decode_tokens_per_s"] for row, base in zip(rows, results["no draft"])]
         median = lambda key: statistics.median(row[key] for row in rows)
@@ -83,8 +83,8 @@ def main():
         given_up = sum(row["draft_release"] is not None for row in rows)
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
         print(f"{name:<36} {spread:>22} {median('decode_tokens_per_s'):9.2f} {median('bytes_read_per_token') / 1e6:9.0f} "
-              f"{median('acceptance'):9.0%} {rows[0]['expert_slots']:6d} {given_up:5d}/{len(rows):<2d} {ceiling:11.0%}  "
-              f"{'the same' if same else 'DIFFERENT'}")
+              f"{median('acceptance'):9.0%} {rows[0]['expert_slots']:6d} {given_up:5d}/{len(rows):<2d} "
+              f"{ceiling:11.0%}  {'the same' if same else 'DIFFERENT'}")
 
 
 if __name__ == "__main__":

@@ -63,14 +63,13 @@ struct Architecture {
 struct SourceShape {
   const Architecture* architecture = nullptr;
   int64_t n_layer = 0;
-  int64_t n_dense_lead = 0;  // layers without experts in front; all of a dense model
+  int64_t n_dense_lead = 0;  // layers without experts in front, and so the first one with; all of a dense model
   bool is_moe = false;
   bool kv_heads_repeat = true;       // false: one for all heads, which stays one
   std::array<int64_t, kAxes> sizes;  // by Axis; 0: any
 
   int64_t size(Axis axis) const { return sizes[static_cast<size_t>(axis)]; }
   // Rows of one FFN: an expert's, if there are experts.
-  int64_t first_moe_layer() const { return n_dense_lead; }
   int64_t n_ff() const { return size(is_moe ? Axis::kExpertFfn : Axis::kFfn); }
 };
 

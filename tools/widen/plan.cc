@@ -153,7 +153,7 @@ class Planner {
     }
     if (role.kind == TensorKind::kMatrix && planned.column_copies > 1) planned.noise = options_.noise;
     if (extra_layer && role.writes_residual) planned.scale = planned.noise = 0;
-    if (name.layer == plan_.source.first_moe_layer() && tensor.n_slices > 1 &&
+    if (name.layer == plan_.source.n_dense_lead && tensor.n_slices > 1 &&
         (role.columns == Axis::kExpertFfn || role.rows == Axis::kExpertFfn) && !extra_layer) {
       plan_.expert_bytes += planned.slice_bytes();
     }
@@ -170,7 +170,7 @@ class Planner {
   // A copy of one of the layers that may stand at the end: those in front without experts may not.
   Status add_extra_layer(int64_t layer) {
     const SourceShape& shape = plan_.source;
-    const int64_t first = shape.is_moe ? shape.first_moe_layer() : 0;
+    const int64_t first = shape.is_moe ? shape.n_dense_lead : 0;
     const int64_t model = first + (layer - shape.n_layer) % (shape.n_layer - first);
     for (const SourceTensor& tensor : source_.tensors()) {
       const Name name = parse(tensor.name);
