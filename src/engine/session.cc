@@ -317,9 +317,10 @@ std::string Session::explain_draft(const DraftChoice& choice) const {
 std::string Session::explain_depth() const {
   if (engine_.drafters().empty()) return {};
   if (stats_.draft_release) {
-    return fmt::format("the draft made room for {} more experts after {} tokens, {:.2f}x its speed was expected; {}",
-                       stats_.draft_release->slots - stats_.draft_release->slots_before,
-                       stats_.draft_release->after_tokens, stats_.draft_release->gain, drafter_policy_->explain());
+    const int more = stats_.draft_release->slots - stats_.draft_release->slots_before;
+    return fmt::format("the draft made room for {} more expert{} after {} tokens, {:.2f}x its speed was expected; {}",
+                       more, more == 1 ? "" : "s", stats_.draft_release->after_tokens, stats_.draft_release->gain,
+                       drafter_policy_->explain());
   }
   if (drafter_policy_) return drafter_policy_->explain();
   return fmt::format("{}, depth {}: as asked for", engine_.drafters()[0]->name(), *engine_.options().draft_depth);
