@@ -73,7 +73,12 @@ Result<std::unique_ptr<ExpertCache>> ExpertCache::create(const ExpertLayout& lay
 
 ExpertCache::ExpertCache(const ExpertLayout& layout, std::unique_ptr<EvictionPolicy> policy, const FileSet& files,
                          ReadQueue& queue, const Clock& clock)
-    : layout_(layout), policy_(std::move(policy)), clock_(clock), reader_(files, queue), stats_(layout.n_layers()) {
+    : layout_(layout),
+      policy_(std::move(policy)),
+      clock_(clock),
+      queue_(queue, clock),
+      reader_(files, queue_),
+      stats_(layout.n_layers()) {
   held_by_layer_.resize(layout.n_layers());
   kept_by_layer_.resize(layout.n_layers());
   for (const ExpertLayer& layer : layout.layers) {
@@ -336,26 +341,15 @@ Status ExpertCache::wait_until(const std::function<bool()>& done) {
   poll(false);
   if (demand_error_.ok() && !done()) {
     const int64_t start = clock_.now_ns();
-    const uint64_t bytes_before = reader_.bytes_read();
     while (demand_error_.ok() && !done()) {
       CHECK(!reader_.idle());  // else nothing would ever wake us: a demand that never got a slot
       poll(true);
     }
     const int64_t end = clock_.now_ns();
     stats_[index(demand_layer_)].stall_ns += end - start;
-    note_read_rate(reader_.bytes_read() - bytes_before, end - start);
     if (trace_ != nullptr) trace_->span(Span::kStall, index(demand_layer_), start, end);
   }
   return demand_error_;
-}
-
-// Short waits tell nothing: most of what arrives in them was read before.
-void ExpertCache::note_read_rate(uint64_t bytes, int64_t ns) {
-  constexpr uint64_t kLeastBytes = 4 * kMiB;
-  constexpr double kGain = 0.1;
-  if (bytes < kLeastBytes || ns <= 0) return;
-  const double rate = static_cast<double>(bytes) / seconds(ns);
-  read_rate_ = read_rate_ == 0 ? rate : read_rate_ + kGain * (rate - read_rate_);
 }
 
 Result<std::vector<ExpertId>> ExpertCache::take_ready() {

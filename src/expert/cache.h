@@ -37,6 +37,7 @@
 #include "expert/fast_tier.h"
 #include "io/expert_layout.h"
 #include "io/extent_reader.h"
+#include "io/metered_queue.h"
 #include "ops/expert_weights.h"
 
 namespace drafthorse {
@@ -148,8 +149,8 @@ class ExpertCache final : public FastTier {
   uint64_t prefetch_bytes_pending() const override {
     return reader_.background_bytes_in_flight() + reader_.waiting_bytes(ReadPriority::kPrefetch);
   }
-  // Bytes per second while the engine waited for reads and so had asked for all it could; 0 until seen.
-  double load_bytes_per_s() const override { return read_rate_; }
+  // Of storage that is kept busy, as seen so far; 0 until it has been.
+  double load_bytes_per_s() const override { return queue_.bytes_per_s(); }
   int64_t stall_ns() const override;
   double use_rate(ExpertKey key) const override {
     return use_rate_at(histories_[index(key.layer)][index(key.expert)], tokens_);
@@ -215,12 +216,12 @@ class ExpertCache final : public FastTier {
   void poll(bool wait);
   void finish(const ExtentReader::Finished& finished);
   Demanded* find_demanded(ExpertId expert);
-  void note_read_rate(uint64_t bytes, int64_t ns);
   Status wait_until(const std::function<bool()>& done);
 
   const ExpertLayout& layout_;
   std::unique_ptr<EvictionPolicy> policy_;
   const Clock& clock_;
+  MeteredQueue queue_;
   ExtentReader reader_;
   uint64_t slot_bytes_ = 0;
   Arena arena_;
@@ -235,7 +236,6 @@ class ExpertCache final : public FastTier {
   std::vector<int> kept_by_layer_;  // of these, those that do not await a turn; as of the last choice of a victim
   double mean_kept_ = 0;
   std::vector<double> shares_;
-  double read_rate_ = 0;
 
   LayerId demand_layer_{};
   std::vector<Demanded> demanded_;  // in the order asked for

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "io/file_set.h"
+#include "io/metered_queue.h"
 #include "io/testing/temporary_file.h"
 
 namespace drafthorse {
@@ -49,6 +50,25 @@ std::unique_ptr<ReadQueue> make_fake(const Storage& storage, size_t capacity) {
 }
 std::unique_ptr<ReadQueue> make_faultless(const Storage& storage, size_t capacity) {
   return make_fault_injecting_queue(make_pread(storage, capacity), {});
+}
+
+// A metered queue and the one that it watches.
+class OwningMeteredQueue final : public ReadQueue {
+ public:
+  OwningMeteredQueue(std::unique_ptr<ReadQueue> inner, const Clock& clock)
+      : inner_(std::move(inner)), metered_(*inner_, clock) {}
+  std::string_view name() const override { return metered_.name(); }
+  size_t capacity() const override { return metered_.capacity(); }
+  size_t in_flight() const override { return metered_.in_flight(); }
+  void submit(std::span<const ReadRequest> requests) override { metered_.submit(requests); }
+  size_t reap(std::span<ReadCompletion> out, bool wait) override { return metered_.reap(out, wait); }
+
+ private:
+  std::unique_ptr<ReadQueue> inner_;
+  MeteredQueue metered_;
+};
+std::unique_ptr<ReadQueue> make_metered(const Storage& storage, size_t capacity) {
+  return std::make_unique<OwningMeteredQueue>(make_fake(storage, capacity), storage.clock);
 }
 
 // Memory that O_DIRECT can read into, with a guard area behind it.
@@ -295,7 +315,8 @@ TEST_P(ReadQueueTest, NothingIsWrittenAfterDestruction) {
 
 INSTANTIATE_TEST_SUITE_P(All, ReadQueueTest,
                          ::testing::Values(QueueKind{"Uring", make_uring}, QueueKind{"Pread", make_pread},
-                                           QueueKind{"Fake", make_fake}, QueueKind{"FaultInjecting", make_faultless}),
+                                           QueueKind{"Fake", make_fake}, QueueKind{"FaultInjecting", make_faultless},
+                                           QueueKind{"Metered", make_metered}),
                          [](const auto& tested) { return tested.param.name; });
 
 }  // namespace
