@@ -160,6 +160,7 @@ class Builder {
   // Experts of a layer for all micro-batches, after what each waits for. Returns what each ends with.
   std::vector<Id> add_experts(int layer, std::vector<Id> ends, Id known) {
     const Groups& groups = groups_[layer];
+    if (groups.count == 0) return ends;
     const bool all_first = on_demand() || groups.loaded * groups.count <= iteration_.buffer_experts;
     std::vector<Id> loads(static_cast<size_t>(groups.count), -1);
     if (groups.loaded > 0 && all_first) {

@@ -104,9 +104,11 @@ TEST(Pipeline, OnDemandIsTheSum) {
     const double dense = seconds(), attention = seconds(), expert = seconds(), load = seconds(), draft = seconds();
     Iteration iteration = iteration_of(Pipeline::kOnDemand, experts);
     iteration.draft.device_s = draft;
-    const double out =
-        simulate_iteration(model(layers, experts, dense, attention, expert), one_unit(1 / load), iteration).seconds;
-    EXPECT_NEAR(out, draft + layers * (dense + attention + experts * (expert + load)), 1e-9 * out);
+    ModelCost cost = model(layers, experts, dense, attention, expert);
+    const auto without = static_cast<int>(random() % 3);  // leading layers without experts
+    cost.layers.insert(cost.layers.begin(), static_cast<size_t>(without), {CostCurve::line(dense, 0), {}, 0});
+    const double out = simulate_iteration(cost, one_unit(1 / load), iteration).seconds;
+    EXPECT_NEAR(out, draft + (without + layers) * (dense + attention) + layers * experts * (expert + load), 1e-9 * out);
   }
 }
 
