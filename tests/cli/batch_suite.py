@@ -155,6 +155,27 @@ class Formats(BatchTestCase):
         self.assertEqual(reasons["to the end"], "length")
         self.assertEqual(reasons["completion 0"], "length")
 
+    def test_models_of_every_shape(self):
+        """Planned and run: many small experts, a shared one, layers without any."""
+        for folder in sorted(path.parent for path in Setup.models.glob("*/target.gguf")):
+            model, draft = folder / "target.gguf", folder / "draft.gguf"
+            prompts = [PROMPT, "import os\n", "x"]
+            expected = {}
+            for prompt in prompts:
+                alone = run("-p", prompt, "-n", "12", "--ctx", "256", "--ignore-eos", model=model)
+                self.assert_fine(alone)
+                expected[prompt] = alone.out.decode("utf-8", "replace")
+            for flags in (["--ctx", "256"], ["--ctx", "256", "-d", draft]):
+                least = least_budget(*flags, model=model)
+                for ram in ([], ["--ram", least + (24 << 20)]):
+                    with self.subTest(model=folder.name, flags=flags, ram=ram):
+                        self.out.unlink(missing_ok=True)
+                        requests = [completion(prompt, prompt, max_tokens=12, ignore_eos=True) for prompt in prompts]
+                        self.assert_fine(self.batch(requests, *flags, *ram, model=model))
+                        self.assertEqual(self.texts(), expected)
+                        self.assert_fine(execute([Setup.binary, "plan", "--batch", "-m", model, *map(str, flags + ram),
+                                                  "--prompt-tokens", "20", "-n", "12"]))
+
     def test_flags_are_for_what_requests_do_not_say(self):
         requests = [completion("flags"), completion("says", temperature=0, max_tokens=30, stop="nowhere"),
                     chat("system", "def main():")]
