@@ -1,6 +1,6 @@
 """How many drafted tokens are accepted: shared noise (the text does not depend on the draft) against rejection sampling.
 
-    ~/.cache/drafthorse/python bench/acceptance.py build/release/bin/drafthorse models/target.gguf models/draft.gguf
+    ~/.cache/drafthorse/python bench/acceptance.py build/release/bin/drafthorse models/mixtral/target.gguf models/mixtral/draft.gguf
 
 Every prompt, both ways, per temperature and depth: accepted of the drafted tokens whose predecessors all were, at the
 first drafted position and at all, and tokens per pass of the target.

@@ -32,11 +32,11 @@ import against_llama as against_llama_cpp
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Pair, its layers, and how it is widened. Sizes of one expert's matrices are about those of such models: few large ones (of
-# the first pair, 16, two used), many small ones (of the fine pair, 32, four used). Attention is llama's in both.
+# the Mixtral-like pair, 8, two used), many small ones (of the fine pair, 32, four used). Attention is llama's in both.
 SHAPES = {
-    "mixtral": ("models", 4, ["--embd", "4096", "--ff", "7168", "--type", "Q4_K", "--noise", "0.5"]),
+    "mixtral": ("models/mixtral", 8, ["--embd", "4096", "--ff", "7680", "--type", "Q4_K", "--noise", "0.5"]),
     "deepseek": ("models/fine", 8, ["--embd", "2048", "--ff", "1536", "--type", "Q4_K", "--noise", "0.5"]),
-    "tiny": ("models", 4, ["--embd", "512", "--ff", "768", "--type", "Q4_0"]),
+    "tiny": ("models/mixtral", 8, ["--embd", "512", "--ff", "640", "--type", "Q4_0"]),
 }
 POLICIES = ("on-demand", "next-use", "sp-moe", "sp-moe-sync", "adapmoe", "moe-infinity", "specter", "auto")
 CONTENDERS = {

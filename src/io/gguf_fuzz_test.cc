@@ -163,7 +163,7 @@ TEST(GgufFuzzTest, SentencePieceModel) {
 }
 
 TEST(GgufFuzzTest, DemoModel) {
-  const std::string path = DRAFTHORSE_SOURCE_DIR "/models/target.gguf";
+  const std::string path = DRAFTHORSE_SOURCE_DIR "/models/mixtral/target.gguf";
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   ASSERT_TRUE(file) << path << " is not there";
   const auto file_bytes = static_cast<uint64_t>(file.tellg());

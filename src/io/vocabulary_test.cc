@@ -195,8 +195,8 @@ TEST(SameVocabularyTest, DifferencesAreNamed) {
 }
 
 TEST(SameVocabularyTest, TheDemoPairsIsOne) {
-  const GgufIndex target = open_or_die(DRAFTHORSE_SOURCE_DIR "/models/target.gguf");
-  const GgufIndex draft = open_or_die(DRAFTHORSE_SOURCE_DIR "/models/draft.gguf");
+  const GgufIndex target = open_or_die(DRAFTHORSE_SOURCE_DIR "/models/mixtral/target.gguf");
+  const GgufIndex draft = open_or_die(DRAFTHORSE_SOURCE_DIR "/models/mixtral/draft.gguf");
   for (const Status& status :
        {check_vocabulary(target), check_vocabulary(draft), check_same_vocabulary(target, draft)}) {
     EXPECT_TRUE(status.ok()) << status.message();

@@ -10,7 +10,7 @@
 namespace drafthorse {
 namespace {
 
-std::string g_path = DRAFTHORSE_MODELS_DIR "/target.gguf";  // set by main() before anything runs
+std::string g_path = DRAFTHORSE_MODELS_DIR "/mixtral/target.gguf";  // set by main() before anything runs
 
 const Tokenizer& tokenizer() {
   static const std::unique_ptr<Tokenizer> loaded = [] {

@@ -20,7 +20,7 @@ constexpr int kDraws = 6000;
 
 const Tokenizer& tokenizer() {
   static const std::unique_ptr<Tokenizer> loaded = [] {
-    Result<GgufIndex> index = GgufIndex::open(DRAFTHORSE_MODELS_DIR "/target.gguf");
+    Result<GgufIndex> index = GgufIndex::open(DRAFTHORSE_TINY_VOCABULARY);
     EXPECT_TRUE(index.ok());
     EXPECT_TRUE(check_vocabulary(*index).ok());
     return std::move(Tokenizer::load(*index)).value();

@@ -118,7 +118,7 @@ class Formats(BatchTestCase):
             cases.append((chat(f"chat {i}", message, temperature=1, seed=i, top_k=40, top_p=0.9, **common),
                           ["--chat", "-p", message, "--temp", "1", "--seed", str(i), "--top-k", "40", "--top-p", "0.9"]))
         cases += [
-            (completion("stop", stop=["3.13", "nowhere"], max_tokens=80), ["-p", PROMPT, "--stop", "3.13"]),
+            (completion("stop", stop=["PipeHandle", "nowhere"], max_tokens=80), ["-p", PROMPT, "--stop", "PipeHandle"]),
             (completion("one stop", stop="\n", max_tokens=80), ["-p", PROMPT, "--stop", "\n"]),
             (completion("json", "settings = ", response_format={"type": "json_object"}, temperature=1.2, seed=5, **common),
              ["-p", "settings = ", "--json", "--temp", "1.2", "--seed", "5"]),
@@ -179,7 +179,7 @@ class Formats(BatchTestCase):
     def test_flags_are_for_what_requests_do_not_say(self):
         requests = [completion("flags"), completion("says", temperature=0, max_tokens=30, stop="nowhere"),
                     chat("system", "def main():")]
-        flags = ["-n", 20, "--temp", "0.8", "--seed", "6", "--stop", "3.13", "--system", "Be brief.", "--chat-template",
+        flags = ["-n", 20, "--temp", "0.8", "--seed", "6", "--stop", "PipeHandle", "--system", "Be brief.", "--chat-template",
                  "chatml"]
         self.assert_fine(self.batch(requests, *flags))
         texts = self.texts()
@@ -572,7 +572,7 @@ class ManyRequests(BatchTestCase):
             if kind == 3:
                 prompt *= 2000  # over the context
             elif kind == 7:
-                body["stop"] = random_.choice(("3.13", ["\n", "x"]))
+                body["stop"] = random_.choice(("PipeHandle", ["\n", "x"]))
             elif kind == 11:
                 body["n"] = 3
             elif kind == 13:

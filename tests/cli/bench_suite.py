@@ -60,7 +60,7 @@ class Comparing(BenchTestCase):
         self.assertEqual(len({run["text_hash"] for run in runs}), 1)
         for run in runs:
             self.assertEqual(run["generated_tokens"], 6)
-            self.assertEqual(len(run["hit_rate_by_layer"]), 4)
+            self.assertEqual(len(run["hit_rate_by_layer"]), 8)
             self.assertLessEqual(run["peak_rss_bytes"], run["ram_bytes"])
             self.assertEqual(run["model"], str(Setup.target()))
             for key in ("machine", "version", "bench", "command"):

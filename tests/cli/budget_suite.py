@@ -32,7 +32,7 @@ class Budget(CliTestCase):
         cls.wide = cls.folder / "wide.gguf"
         cls.draft = cls.folder / "wide-q4_0.gguf"
         for path, kind in ((cls.wide, "BF16"), (cls.draft, "Q4_0")):
-            flags = ["--embd", "1024", "--ff", "2048", "--type", kind]
+            flags = ["--embd", "1024", "--ff", "2560", "--type", kind]
             done = execute([Setup.widen, str(Setup.target()), str(path), *flags], timeout=120)
             if done.code != 0:
                 cls.tearDownClass()

@@ -39,7 +39,7 @@ class Calibrate(CliTestCase):
         self.assertEqual(self.result.err, "")
         report = json.loads(self.result.out)
         self.assertEqual(report["file"], str(self.kept))
-        self.assertEqual([layer["layer"] for layer in report["by_layer"]], [0, 1, 2, 3])
+        self.assertEqual([layer["layer"] for layer in report["by_layer"]], list(range(8)))
         self.assertGreater(report["fitted_positions"], 3000)
         for layer in report["by_layer"]:
             self.assertGreater(layer["fitted"]["recall"], 0.6)

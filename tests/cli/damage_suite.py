@@ -100,7 +100,7 @@ class Damage(CliTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.budget = least_budget() + (6 << 20)
+        cls.budget = least_budget() + (2 << 20)
 
     def run_with(self, path):
         # Few experts fit, so that most of the file is read again and again.

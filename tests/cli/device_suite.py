@@ -96,7 +96,7 @@ class OnDevice(unittest.TestCase):
         self.assertLessEqual(sum(part["bytes"] for part in device["memory"]), 8 << 20)
         self.assertGreater(device["link_bytes_per_s"], 0)
         layers = device["decode_layers"]
-        self.assertEqual(len(layers), 4)
+        self.assertEqual(len(layers), 8)
         self.assertGreater(sum(layer["hits"] for layer in layers), 0)
         missing = sum(layer["copied"] + layer["on_host"] for layer in layers)
         self.assertGreater(missing, 0)
@@ -121,7 +121,7 @@ class OnDevice(unittest.TestCase):
         self.assertEqual(self.batch_there(requests, device="cpu").code, 0)
         on_cpu = self.texts
         self.assertIsNone(self.stats["device"])
-        for flags in (("--vram", "26M"), ("-d", Setup.draft(), "--draft-depth", "3"), ("--kv", "q8_0", "--sequences", "2")):
+        for flags in (("--vram", "34M"), ("-d", Setup.draft(), "--draft-depth", "3"), ("--kv", "q8_0", "--sequences", "2")):
             done = self.batch_there(requests, *flags)
             self.assertEqual(done.code, 0, done)
             self.assertIn("device: RPC0", done.err)

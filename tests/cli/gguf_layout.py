@@ -9,7 +9,7 @@ ARRAY = 9
 
 TENSOR_COUNT_OFFSET = 8
 KEY_COUNT_OFFSET = 16
-TYPE_BYTES = {0: (1, 4), 1: (1, 2)}  # F32 and F16: elements and bytes of a block
+TYPE_BYTES = {0: (1, 4), 1: (1, 2), 8: (32, 34)}  # F32, F16, Q8_0: elements and bytes of a block
 
 
 @dataclasses.dataclass

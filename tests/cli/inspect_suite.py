@@ -22,14 +22,14 @@ class Inspect(CliTestCase):
     def test_parts_add_up(self):
         model = self.described(Setup.target())
         self.assertTrue(model["runs"])
-        self.assertEqual((model["layers"], model["experts_per_layer"], model["experts_per_token"]), (4, 16, 2))
+        self.assertEqual((model["layers"], model["experts_per_layer"], model["experts_per_token"]), (8, 8, 2))
         by_type = sum(group["bytes"] for group in model["types"].values())
         by_part = model["vocabulary_bytes"] + model["dense_bytes"] + model["experts_bytes"]
         self.assertEqual(by_type, by_part)
         self.assertLess(by_part, model["file_bytes"])
         self.assertEqual(model["file_bytes"], Setup.target().stat().st_size)
         self.assertEqual(sum(layer["experts_bytes"] for layer in model["by_layer"]), model["experts_bytes"])
-        self.assertEqual(len(model["by_layer"]), 4)
+        self.assertEqual(len(model["by_layer"]), 8)
         self.assertGreaterEqual(model["slot_bytes"], model["experts_bytes"] // 64)
 
     def test_dense_model(self):

@@ -13,17 +13,20 @@ class Simulating(CliTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.trace, cls.stats = cls.record("drafted", "-d", Setup.draft(), "--draft-depth", "6")
+        # Of the trained pairs the one whose experts outweigh what memory is rounded to.
+        cls.model, cls.draft = (Setup.models / "fine" / name for name in ("target.gguf", "draft.gguf"))
+        cls.trace, cls.stats = cls.record("drafted", "-d", cls.draft, "--draft-depth", "6")
 
     @classmethod
-    def record(cls, name, *flags, tokens="48", extra=3 << 20):
+    def record(cls, name, *flags, tokens="48", extra=3 << 20, model=None):
         """A traced run with little memory: its file, and its statistics."""
+        model = model or cls.model
         path = cls.folder / f"{name}.jsonl"
         stats = cls.folder / f"{name}.json"
-        drafted = ("-d", str(Setup.draft())) if "-d" in flags else ()
-        budget = least_budget(*drafted) + extra
+        drafted = tuple(map(str, flags[flags.index("-d"):][:2])) if "-d" in flags else ()
+        budget = least_budget(*drafted, model=model) + extra
         result = run("-p", LONG_PROMPT, "-n", tokens, "--ram", budget, "--ignore-eos", "--trace-routing", path,
-                     "--stats-file", stats, *flags)  # fmt: skip
+                     "--stats-file", stats, *flags, model=model)  # fmt: skip
         if result.code != 0:
             raise AssertionError(str(result))
         return path, json.loads(stats.read_text(encoding="utf-8"))
@@ -42,17 +45,23 @@ class Simulating(CliTestCase):
 
     def test_a_real_run_without_timing_is_replayed_exactly(self):
         for policy in ("on-demand", "next-use"):
-            for flags in ((), ("-d", Setup.draft(), "--draft-depth", "2")):
+            for flags in ((), ("-d", self.draft, "--draft-depth", "2")):
                 with self.subTest(policy=policy, drafted=bool(flags)):
                     trace, stats = self.record("exact", "--policy", policy, *flags)
                     replayed = self.simulated(trace)
                     self.assertEqual(replayed["expert_slots"], stats["expert_slots"])
+                    self.assertGreater(self.totals(stats)["misses"], 0)
                     for counted in (replayed["policies"][0], replayed["recorded"]):
                         self.assertEqual({key: counted[key] for key in ("hits", "misses")}, self.totals(stats))
                         self.assertEqual(counted["tokens"], stats["generated_tokens"])
                         self.assertEqual(counted["cycles"], stats["steps"])
                         self.assertEqual(counted["accepted_tokens"], stats["accepted_tokens"])
-                        self.assertEqual(round(counted["bytes_read_per_token"]), round(stats["bytes_read_per_token"]))
+                    read = stats["bytes_read_per_token"] * stats["generated_tokens"]
+                    self.assertEqual(round(replayed["recorded"]["bytes_read_per_token"] * counted["tokens"]), round(read))
+                    # Where a matrix begins within a block is its own matter; a replay takes the most of its layer.
+                    more = replayed["policies"][0]["bytes_read_per_token"] * counted["tokens"] - read
+                    self.assertGreaterEqual(more, -0.5)
+                    self.assertLessEqual(more, 3 * 4096 * self.totals(stats)["misses"])
 
     def test_the_recording_agrees_with_the_statistics(self):
         recorded = self.simulated(self.trace)["recorded"]
@@ -63,8 +72,11 @@ class Simulating(CliTestCase):
         self.assertGreater(recorded["tpot_s"], recorded["stall_s_per_token"])
 
     def test_windows_of_another_depth_are_those_of_a_run_at_it(self):
-        trace, stats = self.record("shallow", "-d", Setup.draft(), "--draft-depth", "2", "--policy", "next-use")
-        cut = self.simulated(self.trace, "--depth", "2", "--policy", "next-use", "--slots", stats["expert_slots"])
+        # A text in which no guess of what was not recorded is wrong.
+        flags = ("-d", Setup.draft(), "--draft-depth")
+        deep, _ = self.record("deep", *flags, "6", model=Setup.target())
+        trace, stats = self.record("shallow", *flags, "2", "--policy", "next-use", model=Setup.target())
+        cut = self.simulated(deep, "--depth", "2", "--policy", "next-use", "--slots", stats["expert_slots"])
         replayed = self.simulated(trace)
         for key in ("cycles", "accepted_tokens", "drafted_tokens", "tokens"):
             self.assertEqual(cut["policies"][0][key], replayed["policies"][0][key], key)

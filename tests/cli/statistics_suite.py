@@ -59,7 +59,7 @@ class Statistics(CliTestCase):
 
     def check_sums(self, stats):
         layers = stats["decode_layers"]
-        self.assertEqual([layer["layer"] for layer in layers], list(range(4)))
+        self.assertEqual([layer["layer"] for layer in layers], list(range(8)))
         read = sum(layer["bytes_demanded"] + layer["bytes_read_ahead"] for layer in layers)
         self.assertAlmostEqual(stats["bytes_read_per_token"] * stats["generated_tokens"], read, delta=1)
         there = sum(layer["hits"] + layer["in_flight_hits"] for layer in layers)
@@ -83,7 +83,7 @@ class Statistics(CliTestCase):
         self.assertEqual((stats["drafter"], stats["drafters"]), ("none", []))
 
     def test_drafters(self):
-        budget = least_budget() + (4 << 20)
+        budget = least_budget() + (1 << 20)
         for drafter in ("ngram", "resident"):
             stats = self.statistics("--drafter", drafter, "--draft-depth", "2", "--ram", budget)
             self.check_schema(stats)
@@ -119,7 +119,7 @@ class Statistics(CliTestCase):
         self.assertGreater(stats["acceptance"], 0)
 
     def test_small_budget(self):
-        budget = least_budget() + (4 << 20)
+        budget = least_budget() + (1 << 20)
         stats = self.statistics("--ram", budget, "--io", "pread")
         self.check_schema(stats)
         self.check_sums(stats)

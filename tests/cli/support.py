@@ -25,11 +25,11 @@ class Setup:
 
     @classmethod
     def target(cls):
-        return cls.models / "target.gguf"
+        return cls.models / "mixtral" / "target.gguf"
 
     @classmethod
     def draft(cls):
-        return cls.models / "draft.gguf"
+        return cls.models / "mixtral" / "draft.gguf"
 
 
 class Run:

@@ -12,7 +12,7 @@ class Traces(CliTestCase):
     def traced(self, *flags):
         path = self.folder / "trace.json"
         self.addCleanup(path.unlink, missing_ok=True)
-        budget = least_budget("-d", str(Setup.draft())) + (4 << 20)
+        budget = least_budget("-d", str(Setup.draft())) + (1 << 20)
         result = run("-p", PROMPT, "-n", "24", "--ram", budget, "--trace", path, *flags)
         self.assert_fine(result)
         return json.loads(path.read_text(encoding="utf-8"))["traceEvents"], result
@@ -62,7 +62,7 @@ class Traces(CliTestCase):
         verified = [e for e in events if e["name"] == "verify"]
         self.assertEqual(len(verified), 24)
         layers = [e for e in events if re.fullmatch(r"layer \d", e["name"]) and e["ph"] == "X"]
-        self.assertEqual(len(layers), 4 * 25)  # the prompt's pass too
+        self.assertEqual(len(layers), 8 * 25)  # the prompt's pass too
         self.assertTrue(any(e["name"] == "stall" for e in events))
 
     def test_with_a_draft(self):
@@ -83,7 +83,7 @@ class Traces(CliTestCase):
     def test_explanations(self):
         path = self.folder / "why.txt"
         self.addCleanup(path.unlink, missing_ok=True)
-        budget = least_budget("-d", str(Setup.draft())) + (4 << 20)
+        budget = least_budget("-d", str(Setup.draft())) + (1 << 20)
         flags = ["-p", PROMPT, "-n", "24", "--ram", budget, "-d", Setup.draft()]
         self.assert_fine(run(*flags, "--explain", path))
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -108,10 +108,10 @@ class Traces(CliTestCase):
         json.loads(path.read_text(encoding="utf-8"))
 
     def test_picture_of_hits(self):
-        result = run("-p", PROMPT, "-n", "24", "--stats", "--ram", least_budget() + (4 << 20))
+        result = run("-p", PROMPT, "-n", "24", "--stats", "--ram", least_budget() + (1 << 20))
         self.assert_fine(result)
         bars = re.findall(r"(?m)^ +(\d) \[([#+.]{50})\] +(\d+) %$", result.err)
-        self.assertEqual([bar[0] for bar in bars], list("0123"))
+        self.assertEqual([bar[0] for bar in bars], list("01234567"))
         for _, marks, percent in bars:
             self.assertAlmostEqual(marks.count("#") * 2, int(percent), delta=6)
         self.assertNotIn("experts by layer", run("-p", PROMPT, "-n", "2", "--stats", model=Setup.draft()).err)

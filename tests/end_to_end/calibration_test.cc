@@ -19,8 +19,8 @@ namespace {
 
 // The same function at twice the width: what the narrow one computes is, repeated, what the wide one computes.
 const std::string kWide = DRAFTHORSE_WIDE_TARGET;
-const std::string kNarrow = DRAFTHORSE_MODELS_DIR "/target.gguf";
-const std::string kDenseDraft = DRAFTHORSE_MODELS_DIR "/draft.gguf";
+const std::string kNarrow = DRAFTHORSE_MODELS_DIR "/mixtral/target.gguf";
+const std::string kDenseDraft = DRAFTHORSE_MODELS_DIR "/mixtral/draft.gguf";
 
 EngineOptions calibrating(const std::string& target, const std::string& draft, int32_t positions) {
   EngineOptions options;
@@ -100,11 +100,12 @@ TempDir* Calibration::folder_ = nullptr;
 CalibrationResult* Calibration::result_ = nullptr;
 
 TEST_F(Calibration, FindsWhatIsThere) {
-  ASSERT_EQ(result_->layers.size(), 4U);
+  ASSERT_EQ(result_->layers.size(), 8U);
   EXPECT_GT(result_->fitted_positions, 2500);
   EXPECT_GT(result_->judged_positions, 200);
   for (const LayerCalibration& layer : result_->layers) {
-    EXPECT_GE(layer.fitted.recall, 0.98) << index(layer.layer);
+    // Over Q8_0 weights the draft's own rounding of activations turns one in fifty of the choices.
+    EXPECT_GE(layer.fitted.recall, 0.97) << index(layer.layer);
     EXPECT_GE(layer.fitted.wide_weight, 0.995) << index(layer.layer);
     EXPECT_EQ(layer.draft_layer, layer.layer);
     EXPECT_LT(layer.frequency.recall, 0.6);
@@ -120,13 +121,13 @@ TEST_F(Calibration, FewLayersAtATimeFitTheSame) {
 #endif
   EngineOptions options = calibrating(kWide, kNarrow, 3000);
   std::unique_ptr<Engine> roomy = open(options);
-  ASSERT_EQ(roomy->calibration_layers(), 4);
+  ASSERT_EQ(roomy->calibration_layers(), 8);
   EXPECT_EQ(roomy->ledger().bytes("calibration"),
-            calibration_bytes(target_of(*roomy).config, draft_of(*roomy).config, 3000, 4));
+            calibration_bytes(target_of(*roomy).config, draft_of(*roomy).config, 3000, 8));
   options.ram_bytes = roomy->memory_plan().least_budget_bytes;
   roomy.reset();  // what it holds would be the process's
   std::unique_ptr<Engine> few;
-  for (int layers = 4; layers == 4; *options.ram_bytes -= uint64_t{1} << 18) {
+  for (int layers = 8; layers == 8; *options.ram_bytes -= uint64_t{1} << 18) {
     few.reset();
     few = open(options);
     ASSERT_NE(few, nullptr);
@@ -201,9 +202,9 @@ TEST_F(Calibration, OffsetsCount) {
     for (const TracedScore& score : cycle.scores) {
       if (score.source != ScoreSource::kFitted) continue;
       ++scores;
-      // 7 e mod 16 is 15 for e = 9, 14 for 2, 13 for 11.
+      // 7 e mod 16 is 14 for e = 2, 12 for 4, 10 for 6.
       ASSERT_EQ((std::vector<ExpertId>(score.ranked.begin(), score.ranked.begin() + 3)),
-                (std::vector<ExpertId>{ExpertId{9}, ExpertId{2}, ExpertId{11}}));
+                (std::vector<ExpertId>{ExpertId{2}, ExpertId{4}, ExpertId{6}}));
     }
   }
   EXPECT_GT(scores, 0U);

@@ -20,8 +20,8 @@ constexpr size_t kRequests = 24;
 constexpr int64_t kTokens = 32;
 constexpr int kAllSlots = 1 << 20;
 
-const std::string kTarget = DRAFTHORSE_MODELS_DIR "/target.gguf";
-const std::string kDenseDraft = DRAFTHORSE_MODELS_DIR "/draft.gguf";
+const std::string kTarget = DRAFTHORSE_FLOAT_TARGET;
+const std::string kDenseDraft = DRAFTHORSE_MODELS_DIR "/mixtral/draft.gguf";
 const std::string kQuantizedDraft = DRAFTHORSE_QUANTIZED_DRAFT;
 
 EngineOptions on_cpu() {

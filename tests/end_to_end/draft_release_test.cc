@@ -19,7 +19,7 @@ constexpr int kMoreSlots = 56;
 
 EngineOptions options_with(const std::string& draft) {
   EngineOptions options;
-  options.target_path = DRAFTHORSE_MODELS_DIR "/target.gguf";
+  options.target_path = DRAFTHORSE_MODELS_DIR "/mixtral/target.gguf";
   options.draft_path = draft;
   options.context = 512;
   options.threads = 1;
@@ -85,7 +85,7 @@ TEST_P(ReleasingTheDraft, AtAnyMomentTheTextStays) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Drafts, ReleasingTheDraft,
-                         testing::Values(DRAFTHORSE_MODELS_DIR "/draft.gguf", DRAFTHORSE_QUANTIZED_DRAFT),
+                         testing::Values(DRAFTHORSE_MODELS_DIR "/mixtral/draft.gguf", DRAFTHORSE_QUANTIZED_DRAFT),
                          [](const auto& draft) { return draft.index == 0 ? "dense" : "copy"; });
 
 TEST(DraftReleased, ItsMemoryGoesBackToTheSystem) {
@@ -162,7 +162,7 @@ class SlowQueue final : public ReadQueue {
 
 // A session finds out by itself, says so, and writes what it would have written.
 TEST(DraftReleased, BySessionsWhereReadsCostMoreThanDraftingBrings) {
-  EngineOptions options = options_with(DRAFTHORSE_MODELS_DIR "/draft.gguf");
+  EngineOptions options = options_with(DRAFTHORSE_MODELS_DIR "/mixtral/draft.gguf");
   options.sampling.temperature = 1.5;  // a text that does not repeat itself
   options.sampling.seed = 5;
   options.queue_factory = [](const FileSet& files) -> Result<std::unique_ptr<ReadQueue>> {

@@ -13,8 +13,8 @@ namespace {
 
 using Tokens = std::vector<int32_t>;
 
-const std::string kTarget = DRAFTHORSE_MODELS_DIR "/target.gguf";
-const std::string kDenseDraft = DRAFTHORSE_MODELS_DIR "/draft.gguf";
+const std::string kTarget = DRAFTHORSE_MODELS_DIR "/mixtral/target.gguf";
+const std::string kDenseDraft = DRAFTHORSE_MODELS_DIR "/mixtral/draft.gguf";
 const std::string kQuantizedDraft = DRAFTHORSE_QUANTIZED_DRAFT;
 constexpr const char* kRepeating =
     "def add(a, b):\n    return a + b\n\ndef sub(a, b):\n    return a - b\n\ndef add(a, b):\n    return a + b\n\n"
@@ -179,8 +179,8 @@ TEST(ResidentDrafter, LeavesTheExpertCacheAlone) {
     ExpertCache& cache = *engine->target().cache;
     const auto residents = [&] {
       std::vector<bool> all;
-      for (int32_t layer = 0; layer < 4; ++layer) {
-        for (int32_t e = 0; e < 16; ++e) all.push_back(cache.resident({LayerId{layer}, ExpertId{e}}));
+      for (int32_t layer = 0; layer < 8; ++layer) {
+        for (int32_t e = 0; e < 8; ++e) all.push_back(cache.resident({LayerId{layer}, ExpertId{e}}));
       }
       return all;
     };

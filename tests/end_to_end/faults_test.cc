@@ -18,8 +18,8 @@ constexpr int kFewSlots = 2;
 // Loading takes the first few reads, the prompt about twenty, each token some more.
 constexpr int64_t kLastRead = 60;
 
-const std::string kTarget = DRAFTHORSE_MODELS_DIR "/target.gguf";
-const std::string kDraft = DRAFTHORSE_MODELS_DIR "/draft.gguf";
+const std::string kTarget = DRAFTHORSE_MODELS_DIR "/mixtral/target.gguf";
+const std::string kDraft = DRAFTHORSE_MODELS_DIR "/mixtral/draft.gguf";
 
 using Tokens = std::vector<int32_t>;
 

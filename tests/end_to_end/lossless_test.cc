@@ -16,8 +16,8 @@ namespace {
 constexpr size_t kPrompts = 20;
 constexpr int64_t kTokens = 128;
 
-const std::string kTarget = DRAFTHORSE_MODELS_DIR "/target.gguf";
-const std::string kDenseDraft = DRAFTHORSE_MODELS_DIR "/draft.gguf";
+const std::string kTarget = DRAFTHORSE_MODELS_DIR "/mixtral/target.gguf";
+const std::string kDenseDraft = DRAFTHORSE_MODELS_DIR "/mixtral/draft.gguf";
 const std::string kQuantizedDraft = DRAFTHORSE_QUANTIZED_DRAFT;
 
 using Texts = std::vector<std::vector<int32_t>>;

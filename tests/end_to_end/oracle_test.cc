@@ -11,9 +11,13 @@
 namespace drafthorse {
 namespace {
 
+// Eight layers add up what rounding activations to bytes does in each; kQuantized is for the four of generated models.
+// The same weights in floats (kFloat, below) show that it is the rounding.
+constexpr Tolerance kQuantizedEightLayers = {1.5 * kQuantized.relative_rms, kQuantized.excluded};
+
 TEST(Oracle, TrainedPair) {
-  expect_agreement("trained target", DRAFTHORSE_MODELS_DIR "/target.gguf", kFloat);
-  expect_agreement("trained dense draft", DRAFTHORSE_MODELS_DIR "/draft.gguf", kFloat);
+  expect_agreement("trained target", DRAFTHORSE_MODELS_DIR "/mixtral/target.gguf", kQuantizedEightLayers);
+  expect_agreement("trained dense draft", DRAFTHORSE_MODELS_DIR "/mixtral/draft.gguf", kQuantizedEightLayers);
 }
 
 struct TypeCase {
@@ -35,10 +39,12 @@ TEST(Oracle, TrainedPairInEveryType) {
     for (const char* model : {"target", "draft"}) {
       const std::string name = fmt::format("{} {}", model, one.name);
       const std::string path = folder.file(fmt::format("{}-{}.gguf", model, one.name));
-      const std::string command = fmt::format("'{}' '{}/{}.gguf' '{}' --embd 256 --ff 512 --type {} 2>/dev/null",
-                                              DRAFTHORSE_WIDEN, DRAFTHORSE_MODELS_DIR, model, path, one.name);
+      const std::string command =
+          fmt::format("'{}' '{}/mixtral/{}.gguf' '{}' --embd 256 --ff 1280 --type {} 2>/dev/null", DRAFTHORSE_WIDEN,
+                      DRAFTHORSE_MODELS_DIR, model, path, one.name);
       ASSERT_EQ(std::system(command.c_str()), 0) << command;
-      expect_agreement(name, path, one.tolerance);
+      const bool quantized = ggml_is_quantized(one.type);
+      expect_agreement(name, path, quantized ? kQuantizedEightLayers : one.tolerance);
     }
   }
 }

@@ -19,8 +19,8 @@ namespace {
 
 using Tokens = std::vector<int32_t>;
 
-const std::string kTarget = DRAFTHORSE_MODELS_DIR "/target.gguf";
-const std::string kDraft = DRAFTHORSE_MODELS_DIR "/draft.gguf";
+const std::string kTarget = DRAFTHORSE_MODELS_DIR "/mixtral/target.gguf";
+const std::string kDraft = DRAFTHORSE_MODELS_DIR "/mixtral/draft.gguf";
 const std::string kQuantizedDraft = DRAFTHORSE_QUANTIZED_DRAFT;
 
 // --- distribution, on a vocabulary small enough for three tokens in a row to be counted

@@ -12,8 +12,8 @@
 namespace drafthorse {
 namespace {
 
-const std::string kTarget = DRAFTHORSE_MODELS_DIR "/target.gguf";
-const std::string kDraft = DRAFTHORSE_MODELS_DIR "/draft.gguf";
+const std::string kTarget = DRAFTHORSE_MODELS_DIR "/mixtral/target.gguf";
+const std::string kDraft = DRAFTHORSE_MODELS_DIR "/mixtral/draft.gguf";
 
 using Tokens = std::vector<int32_t>;
 

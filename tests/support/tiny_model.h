@@ -85,7 +85,7 @@ struct TinyModelOptions {
   uint32_t seed = 1;
 
   // A GGUF file whose vocabulary (tokens, merges, special tokens) is copied; it decides the number of tokens.
-  std::string vocab_path = DRAFTHORSE_MODELS_DIR "/target.gguf";
+  std::string vocab_path = DRAFTHORSE_TINY_VOCABULARY;
 };
 
 // Writes the model and returns the path to load: `path` itself, or for several shards the first one's. Shards of

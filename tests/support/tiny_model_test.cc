@@ -100,7 +100,7 @@ TEST(TinyModel, RefusesWhatCannotBe) {
 }
 
 TEST(Oracle, GreedyFollowsItsOwnLogits) {
-  auto oracle = Oracle::load(DRAFTHORSE_MODELS_DIR "/target.gguf");
+  auto oracle = Oracle::load(DRAFTHORSE_MODELS_DIR "/mixtral/target.gguf");
   ASSERT_TRUE(oracle.ok()) << oracle.status().message();
   const std::vector<int32_t> prompt = (*oracle)->tokenize(kPrompt);
   const std::vector<int32_t> text = (*oracle)->greedy(prompt, 16);

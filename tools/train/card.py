@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Recomputes every figure of a pair's card from its GGUF files.
 
-  card.py models/target.gguf models/draft.gguf --corpus DIR > card.json
+  card.py models/mixtral/target.gguf models/mixtral/draft.gguf --corpus DIR > card.json
   card.py ... --markdown
 
 What is run are the files' own tensors, dequantised, through the same forward pass the pair was trained with (a test

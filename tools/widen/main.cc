@@ -23,8 +23,8 @@ constexpr const char* kDescription =
 
 constexpr const char* kExamples =
     "Examples:\n"
-    "  drafthorse-widen models/target.gguf big.gguf --embd 2048 --ff 7168 --type Q4_K\n"
-    "  drafthorse-widen models/target.gguf draft.gguf --type Q8_0\n"
+    "  drafthorse-widen models/mixtral/target.gguf big.gguf --embd 2048 --ff 7168 --type Q4_K\n"
+    "  drafthorse-widen models/mixtral/target.gguf draft.gguf --type Q8_0\n"
     "Exit codes: 0 done, 2 wrong usage, 3 a file that cannot be read, widened or written.";
 
 // A bar that is redrawn on a terminal; nothing elsewhere.
