@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/units.h"
+#include "plan/throughput_model.h"
 
 namespace drafthorse {
 
@@ -15,8 +16,6 @@ constexpr int64_t kAccumulateGrain = 16;  // rows
 constexpr uint64_t kStreamBackgroundBytes = uint64_t{kReadQueueCapacity} * kReadPieceBytes;
 constexpr uint64_t kLeastAheadBytes = 32 * kMiB;
 constexpr double kAssumedReadRate = 1e9;  // bytes per second, until it has been seen
-// Reading an expert that is used less often than this delays others more than it helps.
-constexpr double kLikely = 0.9;
 
 uint64_t least_ahead_bytes(uint64_t slot_bytes) {
   constexpr uint64_t kExperts = 2;
@@ -470,7 +469,7 @@ void ForwardPass::foresee_next_layer(LayerId layer, int32_t count) {
     const ExpertKey key{*next, ExpertId{e}};
     // A text uses experts unevenly, many texts less so.
     const double used = 1 - std::pow(1 - std::max(cache_->use_rate(key), even / 2), count);
-    if (read_ahead_ == ReadAhead::kAlways || used >= kLikely) ahead_.push_back(key);
+    if (read_ahead_ == ReadAhead::kAlways || used >= kForeseenUse) ahead_.push_back(key);
   }
   // Between two layers' experts nobody computes any: what the disk brings meanwhile must have been asked for. Between
   // two passes of a batch as well, but nothing is gained: all slots hold what the next pass uses either way, and the

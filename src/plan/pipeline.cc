@@ -22,6 +22,7 @@ struct Groups {
   double load_bytes = 0;
   double compute_s = 0;  // of one, for one micro-batch
   double loaded = 0;     // experts of one
+  int foreseen = 0;      // groups that are loaded before the layer's router has spoken
 };
 
 class Builder {
@@ -96,8 +97,11 @@ class Builder {
       Groups groups;
       if (layer.experts > 0) {
         groups.count = std::min(layer.experts, kMostGroups);
-        const double loaded = experts_loaded(cost_.popularity, work.tokens, iteration_.resident_experts);
-        if (loaded > kLeastLoad) groups.loaded = loaded / groups.count;
+        const ExpertLoads loads = expert_loads(cost_.popularity, work.tokens, iteration_.resident_experts);
+        if (loads.all > kLeastLoad) {
+          groups.loaded = loads.all / groups.count;
+          groups.foreseen = static_cast<int>(std::lround(groups.count * loads.foreseen / loads.all));
+        }
         groups.load_bytes = groups.loaded * cost_.expert_bytes;
         groups.load_s = groups.load_bytes / platform_.link_bytes_per_s;
         groups.compute_s = experts_seconds(layer, cost_.popularity, tokens) / groups.count;
@@ -133,7 +137,8 @@ class Builder {
     head_s_ *= factor;
   }
 
-  // Loads of so many seconds beside so many of computing: what they take then, in all. Their groups take as much longer.
+  // Loads of so many seconds beside so many of computing: what they take then, in all. Their groups take as much
+  // longer.
   double slow_down_loads(double load_s, double compute_s) {
     const double beside = platform_.link_bytes_per_s_while_computing / platform_.link_bytes_per_s;
     if (!(beside > 0) || beside >= 1 || load_s <= 0) return load_s;
@@ -158,13 +163,19 @@ class Builder {
   }
 
   // Experts of a layer for all micro-batches, after what each waits for. Returns what each ends with.
-  std::vector<Id> add_experts(int layer, std::vector<Id> ends, Id known) {
+  std::vector<Id> add_experts(int layer, std::vector<Id> ends) {
     const Groups& groups = groups_[layer];
     if (groups.count == 0) return ends;
+    const Id routed = ends.back();
     const bool all_first = on_demand() || groups.loaded * groups.count <= iteration_.buffer_experts;
     std::vector<Id> loads(static_cast<size_t>(groups.count), -1);
+    // Those that are foreseen are spread among the others, as ids have nothing to do with how often they are used.
+    const auto known_from = [&](int g, Id now) {
+      const bool foreseen = (g + 1) * groups.foreseen / groups.count > g * groups.foreseen / groups.count;
+      return on_demand() || !foreseen ? now : -1;
+    };
     if (groups.loaded > 0 && all_first) {
-      for (Id& load : loads) load = add_load(layer, known);
+      for (int g = 0; g < groups.count; ++g) loads[static_cast<size_t>(g)] = add_load(layer, known_from(g, routed));
     }
     // On demand nothing is computed until everything is there.
     if (on_demand()) std::fill(loads.begin(), loads.end(), loads.back());
@@ -178,7 +189,7 @@ class Builder {
       return ends;
     }
     for (int g = 0; g < groups.count; ++g) {
-      const Id load = add_load(layer, known);
+      const Id load = add_load(layer, known_from(g, routed));
       for (size_t m = 0; m < ends.size(); ++m) ends[m] = add_group(layer, m, ends[m], load);
       in_buffer_.push_back({ends.back(), groups.loaded});
     }
@@ -199,7 +210,7 @@ class Builder {
         add_attention_beside_device(number, drafted, ends);
       else
         add_attention(number, ends);
-      ends = add_experts(number, ends, on_demand() ? ends.back() : -1);
+      ends = add_experts(number, ends);
     }
     const Id head = add(main_, head_s_, Component::kOther, ends);
     heads_.push_back(head);

@@ -191,18 +191,19 @@ double experts_used(const std::vector<double>& popularity, double tokens) {
   return total;
 }
 
-double experts_loaded(const std::vector<double>& popularity, double tokens, double resident) {
+ExpertLoads expert_loads(const std::vector<double>& popularity, double tokens, double resident) {
   constexpr double kNearlySure = 1 - 1e-12;
   constexpr int kMostSteps = 100;
   constexpr double kClose = 1e-12;  // of the residents
-  if (tokens <= 0) return 0;
+  ExpertLoads out;
+  if (tokens <= 0) return out;
   // An expert is unused in x passes with probability exp(-x rate). So many passes back are kept that
   //     sum of 1 - exp(-passes rate) = resident.
   std::vector<double> rates;
   for (const double p : popularity) {
     if (p > 0) rates.push_back(-tokens * std::log1p(-std::min(p, kNearlySure)));
   }
-  if (resident >= static_cast<double>(rates.size())) return 0;
+  if (resident >= static_cast<double>(rates.size())) return out;
   double passes = 0;
   // The sum is concave: Newton's steps approach from below.
   for (int step = 0; step < kMostSteps && resident > 0; ++step) {
@@ -216,9 +217,17 @@ double experts_loaded(const std::vector<double>& popularity, double tokens, doub
     if (resident - kept <= kClose * resident || slope <= 0) break;
     passes += (resident - kept) / slope;
   }
-  double total = 0;
-  for (const double rate : rates) total += std::exp(-passes * rate) * -std::expm1(-rate);
-  return total;
+  for (const double rate : rates) {
+    const double used = -std::expm1(-rate);
+    const double loaded = std::exp(-passes * rate) * used;
+    out.all += loaded;
+    if (used >= kForeseenUse) out.foreseen += loaded;
+  }
+  return out;
+}
+
+double experts_loaded(const std::vector<double>& popularity, double tokens, double resident) {
+  return expert_loads(popularity, tokens, resident).all;
 }
 
 double experts_seconds(const LayerCost& layer, const std::vector<double>& popularity, double tokens) {

@@ -93,6 +93,14 @@ PassSeconds weight_seconds(const ModelCost& cost, const PassWork& work);
 // them.
 double experts_used(const std::vector<double>& popularity, double tokens);
 double experts_loaded(const std::vector<double>& popularity, double tokens, double resident);
+// Of a layer's experts those are read before its router has spoken that a pass uses with this probability at least.
+// Reading one that is used less often delays others more than it helps.
+inline constexpr double kForeseenUse = 0.9;
+struct ExpertLoads {
+  double all = 0;       // experts_loaded
+  double foreseen = 0;  // of them
+};
+ExpertLoads expert_loads(const std::vector<double>& popularity, double tokens, double resident);
 // All rows of a layer's experts.
 double experts_seconds(const LayerCost& layer, const std::vector<double>& popularity, double tokens);
 
