@@ -17,8 +17,8 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def bench(*flags, draft=True, timeout=120, **options):
     """Tiny unless told otherwise."""
-    drafting = ["-d", str(Setup.draft())] if draft else []
-    arguments = [Setup.binary, "bench", "-m", str(Setup.target()), *drafting, *map(str, flags)]
+    drafting = ["-d", str(Setup.fine_draft())] if draft else []
+    arguments = [Setup.binary, "bench", "-m", str(Setup.fine_target()), *drafting, *map(str, flags)]
     return execute(arguments, timeout=timeout, **options)
 
 
@@ -62,7 +62,7 @@ class Comparing(BenchTestCase):
             self.assertEqual(run["generated_tokens"], 6)
             self.assertEqual(len(run["hit_rate_by_layer"]), 8)
             self.assertLessEqual(run["peak_rss_bytes"], run["ram_bytes"])
-            self.assertEqual(run["model"], str(Setup.target()))
+            self.assertEqual(run["model"], str(Setup.fine_target()))
             for key in ("machine", "version", "bench", "command"):
                 self.assertTrue(run[key], key)
         # A line of the table for each, which fits a terminal.
@@ -117,7 +117,7 @@ class Comparing(BenchTestCase):
         # More memory, more slots.
         slots = {run["budget"]: run["slots"] for run in runs if run["suite"] == "memory" and run["policy"] == "auto"}
         self.assertLess(slots["40%"], slots["100%"])
-        self.assertEqual(slots["100%"], 64)
+        self.assertEqual(slots["100%"], 256)
 
     def test_without_a_draft(self):
         out = self.out()
@@ -202,7 +202,7 @@ class GoingOn(BenchTestCase):
         out = self.out()
         flags = ["-n", "400", "--policies", "on-demand,auto", "--budgets", "50%", "--rounds", "9", "--out", str(out)]
         process = subprocess.Popen(
-            [Setup.binary, "bench", "-m", Setup.target(), "-d", Setup.draft(), *flags],
+            [Setup.binary, "bench", "-m", Setup.fine_target(), "-d", Setup.fine_draft(), *flags],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         path = out / "runs.jsonl"
@@ -457,7 +457,7 @@ class Refused(BenchTestCase):
 
     def test_files(self):
         self.assert_refused(execute([Setup.binary, "bench", "-m", "/no/model.gguf"]), FILE, "/no/model.gguf")
-        dense = execute([Setup.binary, "bench", "-m", str(Setup.draft())])
+        dense = execute([Setup.binary, "bench", "-m", str(Setup.fine_draft())])
         self.assert_refused(dense, USAGE, "no experts")
         self.assert_refused(bench("--prompts", "/no/prompts"), FILE, "--prompts")
         bad = self.write("bad.jsonl", b'{"text": "x"}\nnothing\n')

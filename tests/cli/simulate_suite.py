@@ -13,8 +13,7 @@ class Simulating(CliTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        # Of the trained pairs the one whose experts outweigh what memory is rounded to.
-        cls.model, cls.draft = (Setup.models / "fine" / name for name in ("target.gguf", "draft.gguf"))
+        cls.model, cls.draft = Setup.fine_target(), Setup.fine_draft()
         cls.trace, cls.stats = cls.record("drafted", "-d", cls.draft, "--draft-depth", "6")
 
     @classmethod

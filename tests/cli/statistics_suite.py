@@ -119,8 +119,8 @@ class Statistics(CliTestCase):
         self.assertGreater(stats["acceptance"], 0)
 
     def test_small_budget(self):
-        budget = least_budget() + (1 << 20)
-        stats = self.statistics("--ram", budget, "--io", "pread")
+        budget = least_budget(model=Setup.fine_target()) + (4 << 20)
+        stats = self.statistics("--ram", budget, "--io", "pread", model=Setup.fine_target())
         self.check_schema(stats)
         self.check_sums(stats)
         self.assertLess(stats["expert_slots"], stats["experts"])

@@ -31,6 +31,15 @@ class Setup:
     def draft(cls):
         return cls.models / "mixtral" / "draft.gguf"
 
+    # Of the trained pairs the one whose experts outweigh what memory is rounded to: for little memory.
+    @classmethod
+    def fine_target(cls):
+        return cls.models / "fine" / "target.gguf"
+
+    @classmethod
+    def fine_draft(cls):
+        return cls.models / "fine" / "draft.gguf"
+
 
 class Run:
     """A finished run: exit code (negative: the signal that ended it), both outputs as bytes."""
