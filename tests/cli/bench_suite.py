@@ -17,8 +17,8 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def bench(*flags, draft=True, timeout=120, **options):
     """Tiny unless told otherwise."""
-    drafting = ["-d", str(Setup.fine_draft())] if draft else []
-    arguments = [Setup.binary, "bench", "-m", str(Setup.fine_target()), *drafting, *map(str, flags)]
+    drafting = ["-d", str(Setup.draft("fine"))] if draft else []
+    arguments = [Setup.binary, "bench", "-m", str(Setup.target("fine")), *drafting, *map(str, flags)]
     return execute(arguments, timeout=timeout, **options)
 
 
@@ -62,7 +62,7 @@ class Comparing(BenchTestCase):
             self.assertEqual(run["generated_tokens"], 6)
             self.assertEqual(len(run["hit_rate_by_layer"]), 8)
             self.assertLessEqual(run["peak_rss_bytes"], run["ram_bytes"])
-            self.assertEqual(run["model"], str(Setup.fine_target()))
+            self.assertEqual(run["model"], str(Setup.target("fine")))
             for key in ("machine", "version", "bench", "command"):
                 self.assertTrue(run[key], key)
         # A line of the table for each, which fits a terminal.
@@ -202,7 +202,7 @@ class GoingOn(BenchTestCase):
         out = self.out()
         flags = ["-n", "400", "--policies", "on-demand,auto", "--budgets", "50%", "--rounds", "9", "--out", str(out)]
         process = subprocess.Popen(
-            [Setup.binary, "bench", "-m", Setup.fine_target(), "-d", Setup.fine_draft(), *flags],
+            [Setup.binary, "bench", "-m", Setup.target("fine"), "-d", Setup.draft("fine"), *flags],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         path = out / "runs.jsonl"
@@ -457,7 +457,7 @@ class Refused(BenchTestCase):
 
     def test_files(self):
         self.assert_refused(execute([Setup.binary, "bench", "-m", "/no/model.gguf"]), FILE, "/no/model.gguf")
-        dense = execute([Setup.binary, "bench", "-m", str(Setup.fine_draft())])
+        dense = execute([Setup.binary, "bench", "-m", str(Setup.draft("fine"))])
         self.assert_refused(dense, USAGE, "no experts")
         self.assert_refused(bench("--prompts", "/no/prompts"), FILE, "--prompts")
         bad = self.write("bad.jsonl", b'{"text": "x"}\nnothing\n')

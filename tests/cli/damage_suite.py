@@ -100,7 +100,7 @@ class Damage(CliTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.budget = least_budget() + (2 << 20)
+        cls.budget = least_budget(model=Setup.target("fine")) + (6 << 20)
 
     def run_with(self, path):
         # Few experts fit, so that most of the file is read again and again.
@@ -118,8 +118,8 @@ class Damage(CliTestCase):
             path.unlink()
 
     def test_every_kind(self):
-        damager = Damager(Setup.target().read_bytes())
-        whole = self.run_with(Setup.target())
+        damager = Damager(Setup.target("fine").read_bytes())
+        whole = self.run_with(Setup.target("fine"))
         self.assert_fine(whole)
         self.assertTrue(whole.out)
         kinds = list(KINDS)

@@ -303,7 +303,7 @@ class ReadingWays(CliTestCase):
             self.addCleanup(os.unlink, copy)
             shutil.copyfile(source, copy)
         for way in ("uring", "pread"):
-            for flags in ([], ["-d", copies[1]], ["--ram", least_budget() + (8 << 20)]):
+            for flags in ([], ["-d", copies[1]], ["--ram", least_budget()]):
                 result = run("-p", PROMPT, "-n", "40", "--io", way, *flags, model=copies[0])
                 self.assert_fine(result)
                 self.assertEqual(result.out, reference)

@@ -95,7 +95,7 @@ class Planning(CliTestCase):
     def test_learns_from_a_run(self):
         stats = self.folder / "like.json"
         self.addCleanup(stats.unlink, missing_ok=True)
-        model, draft = Setup.fine_target(), Setup.fine_draft()
+        model, draft = Setup.target("fine"), Setup.draft("fine")
         flags = ["--ram", least_budget("-d", str(draft), model=model) + (5 << 20), "-d", draft]
         self.assert_fine(run("-p", PROMPT, "-n", "48", "--draft-depth", "2", "--stats-file", stats, *flags, model=model))
         ran = json.loads(stats.read_text())

@@ -62,7 +62,7 @@ class Text(CliTestCase):
         self.assert_fine(result)
         self.assertFalse(result.out.startswith(PROMPT.encode()))
         drafted = ["-d", Setup.draft()]
-        small = ["--ram", least_budget() + (8 << 20)]
+        small = ["--ram", least_budget()]
         ways = [
             drafted,
             [*drafted, "--draft-depth", "3"],

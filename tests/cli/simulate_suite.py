@@ -13,7 +13,7 @@ class Simulating(CliTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.model, cls.draft = Setup.fine_target(), Setup.fine_draft()
+        cls.model, cls.draft = Setup.target("fine"), Setup.draft("fine")
         cls.trace, cls.stats = cls.record("drafted", "-d", cls.draft, "--draft-depth", "6")
 
     @classmethod

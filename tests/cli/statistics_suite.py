@@ -83,7 +83,7 @@ class Statistics(CliTestCase):
         self.assertEqual((stats["drafter"], stats["drafters"]), ("none", []))
 
     def test_drafters(self):
-        budget = least_budget() + (1 << 20)
+        budget = least_budget()
         for drafter in ("ngram", "resident"):
             stats = self.statistics("--drafter", drafter, "--draft-depth", "2", "--ram", budget)
             self.check_schema(stats)
@@ -119,8 +119,8 @@ class Statistics(CliTestCase):
         self.assertGreater(stats["acceptance"], 0)
 
     def test_small_budget(self):
-        budget = least_budget(model=Setup.fine_target()) + (4 << 20)
-        stats = self.statistics("--ram", budget, "--io", "pread", model=Setup.fine_target())
+        budget = least_budget(model=Setup.target("fine")) + (4 << 20)
+        stats = self.statistics("--ram", budget, "--io", "pread", model=Setup.target("fine"))
         self.check_schema(stats)
         self.check_sums(stats)
         self.assertLess(stats["expert_slots"], stats["experts"])

@@ -12,8 +12,8 @@ class Traces(CliTestCase):
     def traced(self, *flags):
         path = self.folder / "trace.json"
         self.addCleanup(path.unlink, missing_ok=True)
-        budget = least_budget("-d", str(Setup.fine_draft()), model=Setup.fine_target()) + (4 << 20)
-        result = run("-p", PROMPT, "-n", "24", "--ram", budget, "--trace", path, *flags, model=Setup.fine_target())
+        budget = least_budget("-d", str(Setup.draft("fine")), model=Setup.target("fine")) + (4 << 20)
+        result = run("-p", PROMPT, "-n", "24", "--ram", budget, "--trace", path, *flags, model=Setup.target("fine"))
         self.assert_fine(result)
         return json.loads(path.read_text(encoding="utf-8"))["traceEvents"], result
 
@@ -66,7 +66,7 @@ class Traces(CliTestCase):
         self.assertTrue(any(e["name"] == "stall" for e in events))
 
     def test_with_a_draft(self):
-        events, _ = self.traced("-d", Setup.fine_draft(), "--draft-depth", "3")
+        events, _ = self.traced("-d", Setup.draft("fine"), "--draft-depth", "3")
         self.check_events(events)
         self.assertTrue(all(e["args"]["tokens"] <= 3 for e in events if e["name"] == "draft"))
         self.assertTrue(any(e["name"] == "draft" for e in events))
@@ -83,15 +83,15 @@ class Traces(CliTestCase):
     def test_explanations(self):
         path = self.folder / "why.txt"
         self.addCleanup(path.unlink, missing_ok=True)
-        budget = least_budget("-d", str(Setup.fine_draft()), model=Setup.fine_target()) + (4 << 20)
-        flags = ["-p", PROMPT, "-n", "24", "--ram", budget, "-d", Setup.fine_draft()]
-        self.assert_fine(run(*flags, "--explain", path, model=Setup.fine_target()))
+        budget = least_budget("-d", str(Setup.draft("fine")), model=Setup.target("fine")) + (4 << 20)
+        flags = ["-p", PROMPT, "-n", "24", "--ram", budget, "-d", Setup.draft("fine")]
+        self.assert_fine(run(*flags, "--explain", path, model=Setup.target("fine")))
         lines = path.read_text(encoding="utf-8").splitlines()
         for line in lines:
             self.assertRegex(line, r"^ +-?\d+\.\d{6} (fetch|evict|drop|depth) +\S")
         for verb in ("fetch", "evict", "depth"):
             self.assertTrue(any(f" {verb} " in line for line in lines), verb)
-        self.assertRegex(run(*flags, "--explain", model=Setup.fine_target()).err, r"(?m)^ +\d+\.\d{6} fetch")
+        self.assertRegex(run(*flags, "--explain", model=Setup.target("fine")).err, r"(?m)^ +\d+\.\d{6} fetch")
 
     def test_files_that_cannot_be_written(self):
         for flag in ("--trace", "--explain"):
@@ -108,11 +108,11 @@ class Traces(CliTestCase):
         json.loads(path.read_text(encoding="utf-8"))
 
     def test_picture_of_hits(self):
-        result = run("-p", PROMPT, "-n", "24", "--stats", "--ram", least_budget(model=Setup.fine_target()) + (4 << 20),
-                     model=Setup.fine_target())
+        result = run("-p", PROMPT, "-n", "24", "--stats", "--ram", least_budget(model=Setup.target("fine")) + (4 << 20),
+                     model=Setup.target("fine"))
         self.assert_fine(result)
         bars = re.findall(r"(?m)^ +(\d) \[([#+.]{50})\] +(\d+) %$", result.err)
         self.assertEqual([bar[0] for bar in bars], list("01234567"))
         for _, marks, percent in bars:
             self.assertAlmostEqual(marks.count("#") * 2, int(percent), delta=6)
-        self.assertNotIn("experts by layer", run("-p", PROMPT, "-n", "2", "--stats", model=Setup.fine_draft()).err)
+        self.assertNotIn("experts by layer", run("-p", PROMPT, "-n", "2", "--stats", model=Setup.draft("fine")).err)

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <string_view>
 
 #include "end_to_end/agreement.h"
 #include "support/temp_dir.h"
@@ -11,13 +12,13 @@
 namespace drafthorse {
 namespace {
 
-// Eight layers add up what rounding activations to bytes does in each; kQuantized is for the four of generated models.
+// Eight layers of experts add up what rounding activations to bytes does in each.
 // The same weights in floats (kFloat, below) show that it is the rounding.
 constexpr Tolerance kQuantizedEightLayers = {1.5 * kQuantized.relative_rms, kQuantized.excluded};
 
 TEST(Oracle, TrainedPair) {
   expect_agreement("trained target", DRAFTHORSE_MODELS_DIR "/mixtral/target.gguf", kQuantizedEightLayers);
-  expect_agreement("trained dense draft", DRAFTHORSE_MODELS_DIR "/mixtral/draft.gguf", kQuantizedEightLayers);
+  expect_agreement("trained dense draft", DRAFTHORSE_MODELS_DIR "/mixtral/draft.gguf", kQuantized);
 }
 
 struct TypeCase {
@@ -43,8 +44,8 @@ TEST(Oracle, TrainedPairInEveryType) {
           fmt::format("'{}' '{}/mixtral/{}.gguf' '{}' --embd 256 --ff 1280 --type {} 2>/dev/null", DRAFTHORSE_WIDEN,
                       DRAFTHORSE_MODELS_DIR, model, path, one.name);
       ASSERT_EQ(std::system(command.c_str()), 0) << command;
-      const bool quantized = ggml_is_quantized(one.type);
-      expect_agreement(name, path, quantized ? kQuantizedEightLayers : one.tolerance);
+      const bool more = ggml_is_quantized(one.type) && model == std::string_view("target");
+      expect_agreement(name, path, more ? kQuantizedEightLayers : one.tolerance);
     }
   }
 }
