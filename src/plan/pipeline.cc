@@ -170,12 +170,12 @@ class Builder {
     const bool all_first = on_demand() || groups.loaded * groups.count <= iteration_.buffer_experts;
     std::vector<Id> loads(static_cast<size_t>(groups.count), -1);
     // Those that are foreseen are spread among the others, as ids have nothing to do with how often they are used.
-    const auto known_from = [&](int g, Id now) {
+    const auto known_from = [&](int g) {
       const bool foreseen = (g + 1) * groups.foreseen / groups.count > g * groups.foreseen / groups.count;
-      return on_demand() || !foreseen ? now : -1;
+      return on_demand() || !foreseen ? routed : -1;
     };
     if (groups.loaded > 0 && all_first) {
-      for (int g = 0; g < groups.count; ++g) loads[static_cast<size_t>(g)] = add_load(layer, known_from(g, routed));
+      for (int g = 0; g < groups.count; ++g) loads[static_cast<size_t>(g)] = add_load(layer, known_from(g));
     }
     // On demand nothing is computed until everything is there.
     if (on_demand()) std::fill(loads.begin(), loads.end(), loads.back());
@@ -189,7 +189,7 @@ class Builder {
       return ends;
     }
     for (int g = 0; g < groups.count; ++g) {
-      const Id load = add_load(layer, known_from(g, routed));
+      const Id load = add_load(layer, known_from(g));
       for (size_t m = 0; m < ends.size(); ++m) ends[m] = add_group(layer, m, ends[m], load);
       in_buffer_.push_back({ends.back(), groups.loaded});
     }
