@@ -94,6 +94,19 @@ TEST(Pipeline, StreamedIsWhatTwoLoopsSay) {
   }
 }
 
+// What a pass seldom uses is loaded once the router has spoken: attention hides none of it.
+TEST(Pipeline, OnlyWhatIsForeseenIsLoadedBeforeItsRouting) {
+  constexpr double kAttention = 5, kLoad = 4;
+  for (const double popularity : {0.5, 0.2}) {  // used by eight tokens with probability .996 and .83
+    ModelCost cost = model(3, 1, 0, kAttention, 0);
+    cost.popularity = {popularity};
+    const double loaded = experts_loaded(cost.popularity, 8, 0);
+    const double seconds = simulate_iteration(cost, one_unit(1 / kLoad), iteration_of(Pipeline::kStreamed, 8)).seconds;
+    const bool foreseen = popularity == 0.5;
+    EXPECT_NEAR(seconds, 3 * (kAttention + (foreseen ? 0 : loaded * kLoad)), 1e-9) << popularity;
+  }
+}
+
 TEST(Pipeline, OnDemandIsTheSum) {
   for (uint64_t seed = 1; seed <= 50; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
