@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Gathers the corpus, trains the tokenizer on it, and packs both into a folder that can be carried to another machine.
+"""Gathers the corpus, trains the tokenizer on it (or takes a model's), and packs both into a folder that can be
+carried to another machine.
 
 What it writes:
   tokens.npz       train and held_out: token streams (uint16), files end to end, each behind the end-of-text token
   tokenizer.json   byte-level BPE, for the tokenizers library
   corpus.json      where the text came from, how much of it, and the held-out files
 
-Needs numpy and tokenizers.
+Needs numpy and tokenizers; --vocabulary-of needs gguf and torch.
 """
 
 import argparse
@@ -27,6 +28,9 @@ def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", help="the folder to write")
     parser.add_argument("--vocab", type=int, default=4096, help="tokens of the vocabulary (default %(default)s)")
+    parser.add_argument(
+        "--vocabulary-of", metavar="GGUF", help="pack with this model's vocabulary, to train the model on"
+    )
     parser.add_argument(
         "--python", action="append", metavar="DIR", help="a Python library; may be given again (default: this Python's)"
     )
@@ -91,7 +95,13 @@ def main(argv=None):
     }
     if not all(parts.values()):
         sys.exit(f"only {len(files)} usable files were found: too few to train on and to hold out")
-    tokenizer = train_tokenizer((file.text for file in parts["train"]), args.vocab)
+    if args.vocabulary_of:
+        from gguf_model import GgufModel
+
+        tokenizer = GgufModel(args.vocabulary_of).tokenizer
+        args.vocab = tokenizer.get_vocab_size()
+    else:
+        tokenizer = train_tokenizer((file.text for file in parts["train"]), args.vocab)
     if tokenizer.get_vocab_size() != args.vocab:
         sys.exit(f"the text yields only {tokenizer.get_vocab_size()} tokens; choose a smaller --vocab")
 

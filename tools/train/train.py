@@ -11,6 +11,8 @@ finished phase is skipped. How far a phase is counts in tokens (--target-tokens)
 (--target-minutes, for a machine that is lent by the minute), whichever comes first; the learning rate falls over the
 last part of it, so a phase can be cut short by stopping it and going on with fewer tokens.
 
+A pair whose checkpoints are gone can be trained on from its files (--begin-with), in the phases one wants.
+
 Runs on a GPU if there is one (matrix products in BF16), else on the CPU. Needs torch and numpy; --export needs gguf.
 """
 
@@ -45,6 +47,9 @@ def parse_arguments(argv=None):
     parser.add_argument("shape", choices=SHAPES, metavar="SHAPE", help=", ".join(SHAPES))
     parser.add_argument("--corpus", required=True, metavar="DIR", help="what pack_corpus.py wrote")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the checkpoints")
+    parser.add_argument(
+        "--begin-with", metavar="DIR", help="train the target.gguf and draft.gguf there on, instead of beginning anew"
+    )
     parser.add_argument("--phases", default=",".join(PHASES), help="which to run (default %(default)s)")
     for phase in PHASES:
         parser.add_argument(f"--{phase}-tokens", type=float, default=math.inf, metavar="N", help="in all, such as 6e6")
@@ -87,6 +92,7 @@ class Data:
         streams = np.load(Path(folder) / "tokens.npz")
         self.train, self.held_out = streams["train"], streams["held_out"]
         self.vocab = json.loads((Path(folder) / "corpus.json").read_text())["vocab"]
+        self.tokens = json.loads((Path(folder) / "tokenizer.json").read_text())["model"]["vocab"]
         self.seq, self.batch, self.device = seq, batch, device
         if len(self.held_out) < seq + 2 or len(self.train) < seq + 2:
             sys.exit(f"{folder}: fewer tokens than one sample of {seq}")
@@ -137,6 +143,22 @@ def load_checkpoint(args, phase):
     return checkpoint
 
 
+def exported_parameters(folder, part, shape, data):
+    """The parameters of an exported model, whose optimizer state is gone; its text must be cut as the corpus is."""
+    from gguf_model import GgufModel
+
+    model = GgufModel(Path(folder) / f"{part}.gguf")
+    tokens = model.tokenizer.get_vocab()
+    if tokens != data.tokens:
+        sys.exit(f"{model.path} has other tokens than the corpus: pack it with --vocabulary-of {model.path}")
+    wanted = new_parameters(shape, SEED)
+    params = {name: model.params[name] for name in wanted if name in model.params}
+    for name, tensor in wanted.items():
+        if name not in params or params[name].shape != tensor.shape:
+            sys.exit(f"{model.path} is not of the shape to train: {name} differs")
+    return params
+
+
 class Phase:
     """One phase: its model, what has been trained of it, and how to go on."""
 
@@ -158,9 +180,12 @@ class Phase:
         self.teacher_shape, self.teacher = None, None
 
     def first_parameters(self, pair):
+        draft = load_checkpoint(self.args, "draft")
+        if self.args.begin_with and not (self.name == "distill" and draft):
+            part = "target" if self.name == "target" else "draft"
+            return exported_parameters(self.args.begin_with, part, self.shape, self.data)
         if self.name == "draft":
             return new_parameters(self.shape, SEED)
-        draft = load_checkpoint(self.args, "draft")
         if draft is None:
             sys.exit(f"{checkpoint_path(self.args, 'draft')} is missing: train the draft first")
         if self.name == "distill":

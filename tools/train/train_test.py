@@ -151,6 +151,32 @@ class Training(WithCorpus):
         self.train("fine-tiny", "twice")
         self.assertIn("target is done", self.train("fine-tiny", "twice"))
 
+    def test_an_exported_pair_is_trained_on(self):
+        files = self.scratch("exported")
+        self.train("deepseek1-tiny", "first", "--export", files, "--export-type", "F32")
+        more = ("--begin-with", files, "--phases", "target,distill", "--rate", "0")
+        self.train("deepseek1-tiny", "more", *more, tokens=512)
+        for phase, before in (("target", "target"), ("distill", "distill")):
+            wanted, given = self.parameters("first", before), self.parameters("more", phase)
+            self.assertEqual(given["tokens"], 512)
+            self.assertEqual(wanted["params"].keys(), given["params"].keys())
+            for name, tensor in wanted["params"].items():
+                self.assertTrue(torch.equal(tensor, given["params"][name]), f"{phase} {name}")
+
+    def test_a_pair_is_trained_on_in_its_own_vocabulary(self):
+        files = self.scratch("own")
+        self.train("fine-tiny", "own", "--phases", "draft,target", "--export", files)
+        self.corpus, first = Path(self.scratch("other-corpus")), self.corpus
+        self.addCleanup(setattr, self, "corpus", first)
+        pack = [str(self.corpus), "--no-tests", "--megabytes", "1", "--prose", "0.4"]
+        quietly(pack_corpus.main, [*pack, "--vocab", "512"])
+        with self.assertRaisesRegex(SystemExit, "has other tokens than the corpus"):
+            self.train("fine-tiny", "foreign", "--begin-with", files)
+        quietly(pack_corpus.main, [*pack, "--vocabulary-of", f"{files}/target.gguf"])
+        with self.assertRaisesRegex(SystemExit, "is not of the shape to train"):
+            self.train("mixtral-tiny", "shapeless", "--begin-with", files)
+        self.train("fine-tiny", "kin", "--begin-with", files)
+
     def test_distilling_follows_the_target_not_the_text(self):
         self.train("fine-tiny", "near", "--phases", "draft,target", tokens=4000)
         path = Path(self.scratch("near")) / "target.pt"
