@@ -321,7 +321,10 @@ ModelOptions Engine::target_shape() const {
   if (batch.requests > 0) shape.sequences = static_cast<int32_t>(std::min<int64_t>(shape.sequences, batch.requests));
   const int32_t windows = std::min(kMostBatchColumns, shape.sequences * (draft_depth_limit() + 1));
   shape.workspace = {std::max({kPrefillTokens, windows, shape.sequences}), kBatchLogits};
-  if (device_ == nullptr) return shape;
+  if (device_ == nullptr) {
+    shape.workspace.output_rows = std::min(kBatchOutputRows, windows * target_config_.n_expert_used);
+    return shape;
+  }
   // The texts' keys and values are the host's.
   shape.host_attention = true;
   const int64_t row = int64_t{sizeof(float)} * (2 * target_config_.n_embd + 3 * target_config_.n_ff_expert) *

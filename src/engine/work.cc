@@ -39,7 +39,7 @@ uint64_t untouched(const Model& model, int64_t prompt_tokens, int64_t generated_
     add(workspace.ffn_input_row_bytes, columns, used);
     const int64_t rows = std::min<int64_t>(workspace.expert_rows, used * config.n_expert_used);
     add(static_cast<uint64_t>(config.n_ff_expert) * sizeof(float), workspace.expert_rows, rows);
-    add(n_embd * sizeof(float), workspace.expert_rows, rows);
+    add(n_embd * sizeof(float), workspace.output_rows, rows);
   }
   return rest;
 }

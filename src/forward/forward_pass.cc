@@ -257,16 +257,8 @@ Status ForwardPass::experts_on_device(LayerId layer, int32_t count) {
 }
 
 Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
-  Workspace& workspace = model_.workspace();
-  const ModelConfig& config = model_.config();
-  // Every (token, expert) pair gets a row; an expert's rows are neighbours.
-  token_of_row_.clear();
-  for (const ExpertId expert : union_) {
-    first_row_of_[index(expert)] = static_cast<int32_t>(token_of_row_.size());
-    const std::vector<int32_t>& tokens = tokens_of_[index(expert)];
-    token_of_row_.insert(token_of_row_.end(), tokens.begin(), tokens.end());
-  }
-  CHECK(static_cast<int32_t>(token_of_row_.size()) <= workspace.expert_rows);
+  give_rows();
+  CHECK(static_cast<int32_t>(token_of_row_.size()) <= model_.workspace().expert_rows);
   cache_->set_background_limit(is_batch_ ? kStreamBackgroundBytes : kBackgroundBytesInFlight);
   foresee_next_layer(layer, count);
 
@@ -278,27 +270,45 @@ Status ForwardPass::experts_by_arrival(LayerId layer, int32_t count) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
     ASSIGN_OR_RETURN(const std::vector<ExpertId> ready, cache_->take_ready());
     if (ready.empty()) break;
-    read_ahead(layer, union_.size());
+    read_ahead(layer, {});
     compute_group(layer, ready);
     for (const ExpertId expert : ready) cache_->release(expert);
     if (observer() != nullptr) observer()->worked();
   }
   stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
 
-  // tokens_of_ and union_ are in ascending order, so each token's experts are added in the order of their ids.
-  const auto n_embd = static_cast<size_t>(config.n_embd);
-  clear_sum(count);
-  for (int32_t t = 0; t < count; ++t) {
-    for (const RoutedExpert& one : routed(layer, t)) {
-      const std::vector<int32_t>& tokens = tokens_of_[index(one.expert)];
-      const auto place = std::lower_bound(tokens.begin(), tokens.end(), t) - tokens.begin();
-      const auto row = static_cast<size_t>(first_row_of_[index(one.expert)] + place);
-      ops::accumulate(workspace.expert_sum + static_cast<size_t>(t) * n_embd, workspace.expert_output + row * n_embd,
-                      one.weight, config.n_embd);
-    }
-  }
-  add_sum(count);
+  add_rows(layer, count);
   return {};
+}
+
+// Every (token, expert) pair gets a row; an expert's rows are neighbours.
+void ForwardPass::give_rows() {
+  token_of_row_.clear();
+  for (const ExpertId expert : union_) {
+    first_row_of_[index(expert)] = static_cast<int32_t>(token_of_row_.size());
+    const std::vector<int32_t>& tokens = tokens_of_[index(expert)];
+    token_of_row_.insert(token_of_row_.end(), tokens.begin(), tokens.end());
+  }
+}
+
+// What give_rows() gave a row, computed in any order: tokens_of_ is in ascending order and so are a token's routes, so
+// that its experts are added in the order of their ids.
+void ForwardPass::add_rows(LayerId layer, int32_t count) {
+  Workspace& workspace = model_.workspace();
+  const auto n_embd = static_cast<size_t>(model_.config().n_embd);
+  clear_sum(count);
+  model_.pool().run(count, kAccumulateGrain, [&](int64_t first, int64_t end) {
+    for (auto t = static_cast<int32_t>(first); t < end; ++t) {
+      for (const RoutedExpert& one : routed(layer, t)) {
+        const std::vector<int32_t>& tokens = tokens_of_[index(one.expert)];
+        const auto place = std::lower_bound(tokens.begin(), tokens.end(), t) - tokens.begin();
+        const auto row = static_cast<size_t>(first_row_of_[index(one.expert)] + place);
+        ops::accumulate(workspace.expert_sum + static_cast<size_t>(t) * n_embd,
+                        workspace.expert_output + row * n_embd, one.weight, model_.config().n_embd);
+      }
+    }
+  });
+  add_sum(count);
 }
 
 void ForwardPass::clear_sum(int32_t count) {
@@ -312,7 +322,7 @@ void ForwardPass::add_sum(int32_t count) {
   for (size_t i = 0; i < total; ++i) workspace.residual[i] += workspace.expert_sum[i];
 }
 
-void ForwardPass::compute(LayerId layer, std::span<const int32_t> token_of_row) {
+void ForwardPass::compute(LayerId layer, std::span<const int32_t> token_of_row, float* output) {
   const Workspace& workspace = model_.workspace();
   const ops::ActivationFormat format = ops::activation_format(model_.layout().layers[index(layer)].gate.type);
   model_.run_experts({{workspace.ffn_input, ops::activation_row_bytes(format, model_.config().n_embd)},
@@ -320,7 +330,7 @@ void ForwardPass::compute(LayerId layer, std::span<const int32_t> token_of_row) 
                       work_,
                       workspace.expert_hidden,
                       workspace.expert_hidden_quantized,
-                      workspace.expert_output});
+                      output});
 }
 
 // Computes these demanded, handed-out experts for all of their rows.
@@ -330,40 +340,56 @@ void ForwardPass::compute_group(LayerId layer, std::span<const ExpertId> experts
     const int32_t first = first_row_of_[index(expert)];
     work_.push_back({cache_->weights(expert), first, first + static_cast<int32_t>(tokens_of_[index(expert)].size())});
   }
-  compute(layer, token_of_row_);
+  compute(layer, token_of_row_, model_.workspace().expert_output);
   look_after_reads();
 }
 
 Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
-  clear_sum(count);
+  // Where every (token, expert) pair's row can be kept until all are there, a batch computes what is resident first,
+  // while the rest is read.
+  const bool keeps_rows = is_batch_ && count * model_.config().n_expert_used <= model_.workspace().output_rows;
+  turn_ = union_;
+  if (keeps_rows) {
+    give_rows();
+    const auto kept = std::stable_partition(turn_.begin(), turn_.end(),
+                                            [&](ExpertId expert) { return cache_->resident({layer, expert}); });
+    std::stable_partition(kept, turn_.end(), [&](ExpertId expert) { return cache_->on_its_way({layer, expert}); });
+  } else {
+    clear_sum(count);
+  }
   const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
   cache_->set_background_limit(kStreamBackgroundBytes);
   foresee_next_layer(layer, count);
-  cache_->begin_turn(layer, union_);
-  for (size_t i = 0; i < union_.size(); ++i) {
+  cache_->begin_turn(layer, turn_);
+  for (size_t i = 0; i < turn_.size(); ++i) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
-    const ExpertId expert = union_[i];
+    const ExpertId expert = turn_[i];
     cache_->demand_portion({&expert, 1});
-    read_ahead(layer, i + 1);
+    read_ahead(layer, std::span(turn_).subspan(i + 1));
     RETURN_IF_ERROR(cache_->wait_for(expert));
-    add_expert(layer, expert);
+    compute_expert(layer, expert, keeps_rows);
     cache_->release(expert);
     look_after_reads();
   }
   stats_.stall_ns += cache_->stats()[index(layer)].stall_ns - stall_before;
-  add_sum(count);
+  if (keeps_rows)
+    add_rows(layer, count);
+  else
+    add_sum(count);
   return {};
 }
 
-// All of the present layer's rows of one expert, added to their tokens' sums.
-void ForwardPass::add_expert(LayerId layer, ExpertId expert) {
+// All of the present layer's rows of one expert: kept as give_rows() has them, or added to their tokens' sums at once.
+void ForwardPass::compute_expert(LayerId layer, ExpertId expert, bool keeps_rows) {
   Workspace& workspace = model_.workspace();
   const auto n_embd = static_cast<size_t>(model_.config().n_embd);
   const std::vector<int32_t>& tokens = tokens_of_[index(expert)];
   for (size_t begin = 0; begin < tokens.size(); begin += static_cast<size_t>(workspace.expert_rows)) {
     const size_t rows = std::min(static_cast<size_t>(workspace.expert_rows), tokens.size() - begin);
+    const size_t first_row = keeps_rows ? static_cast<size_t>(first_row_of_[index(expert)]) + begin : 0;
     work_.assign(1, {cache_->weights(expert), 0, static_cast<int32_t>(rows)});
-    compute(layer, {tokens.data() + begin, rows});
+    compute(layer, {tokens.data() + begin, rows}, workspace.expert_output + first_row * n_embd);
+    if (keeps_rows) continue;
     // A row each to another token's sum: any thread may add it.
     model_.pool().run(static_cast<int64_t>(rows), kAccumulateGrain, [&](int64_t first, int64_t end) {
       for (int64_t row = first; row < end; ++row) {
@@ -429,7 +455,7 @@ void ForwardPass::experts_among_residents(LayerId layer) {
     work_.push_back({cache_->weights({layer, expert}), row, row + 1});
   }
   token_of_row_.assign(experts.size(), 0);
-  compute(layer, token_of_row_);
+  compute(layer, token_of_row_, model_.workspace().expert_output);
   cache_->give_back();
   clear_sum(1);
   for (size_t row = 0; row < routes.size(); ++row) {
@@ -482,17 +508,17 @@ void ForwardPass::foresee_next_layer(LayerId layer, int32_t count) {
   ahead_bytes_ += std::min(most, static_cast<uint64_t>(gap_s * rate));
 }
 
-// Keeps reads under way while experts are computed: those of this layer from union_[next] on, then the next layer's. No
-// further ahead than keeps the disk busy, since each expert read ahead takes the slot of one that would be used again.
-void ForwardPass::read_ahead(LayerId layer, size_t next) {
+// Keeps reads under way while experts are computed: those that this layer still has to compute, then the next layer's.
+// No further ahead than keeps the disk busy, since each expert read ahead takes the slot of one that would be used again.
+void ForwardPass::read_ahead(LayerId layer, std::span<const ExpertId> still) {
   uint64_t bytes = 0;
   const auto read = [&](ExpertKey key) {
     if (!cache_->resident(key) || cache_->awaits_turn(key)) bytes += slot_bytes_;
     if (bytes > ahead_bytes_) return false;
     return cache_->prefetch(key) != Prefetched::kNoSlot;
   };
-  for (size_t i = next; i < union_.size(); ++i) {
-    if (!read({layer, union_[i]})) return;
+  for (const ExpertId expert : still) {
+    if (!read({layer, expert})) return;
   }
   for (const ExpertKey key : ahead_) {
     if (!read(key)) return;

@@ -3,8 +3,9 @@
 // Two ways through a layer's experts, with the same bits:
 //   a window (up to the workspace's max_window tokens): experts in arrival order, residents first, each (token,
 //     expert) pair's output kept apart and added in the order of expert ids at the end;
-//   a longer run of tokens (prefill): experts in the order of their ids, each added as soon as it is computed, while
-//     the next ones are read; the layer's experts are read once for all tokens.
+//   a longer run of tokens (prefill) and a batch that reads: one expert after the other while the next ones are read;
+//     the layer's experts are read once for all tokens. In the order of their ids, each added as soon as it is computed;
+//     where all outputs can be kept (Workspace::output_rows) a batch computes what is resident first.
 //
 // A model on a device computes its experts there (device_experts.h), where windows and long runs differ little.
 //
@@ -126,13 +127,15 @@ class ForwardPass {
   void experts_among_residents(LayerId layer);
   void clear_sum(int32_t count);  // of the experts' outputs, for the first `count` tokens
   void add_sum(int32_t count);    // to the residual
-  // Computes work_, whose rows read the tokens given.
-  void compute(LayerId layer, std::span<const int32_t> token_of_row);
+  void give_rows();
+  void add_rows(LayerId layer, int32_t count);
+  // Computes work_, whose rows read the tokens given, into as many rows of `output`.
+  void compute(LayerId layer, std::span<const int32_t> token_of_row, float* output);
   void compute_group(LayerId layer, std::span<const ExpertId> experts);
-  void add_expert(LayerId layer, ExpertId expert);
+  void compute_expert(LayerId layer, ExpertId expert, bool keeps_rows);
   std::optional<LayerId> next_moe_layer(LayerId layer) const;
   void foresee_next_layer(LayerId layer, int32_t count);
-  void read_ahead(LayerId layer, size_t next);
+  void read_ahead(LayerId layer, std::span<const ExpertId> still);
 
   Model& model_;
   ExpertCache* cache_;
@@ -155,7 +158,8 @@ class ForwardPass {
   std::vector<std::vector<RoutedExpert>> routes_;  // by layer: [tokens * n_expert_used]
   std::vector<std::vector<int32_t>> tokens_of_;    // by expert: tokens of the present layer routed to it
   std::vector<ExpertId> union_;                    // experts with tokens, by id
-  std::vector<int32_t> first_row_of_;              // by expert, in arrival order's row table
+  std::vector<ExpertId> turn_;                     // the same as they are computed, where that is known beforehand
+  std::vector<int32_t> first_row_of_;              // by expert, its first of token_of_row_
   std::vector<int32_t> token_of_row_;
   std::vector<ops::ExpertWork> work_;
   std::vector<ExpertId> used_;  // of the present layer, by token: for the observer

@@ -59,13 +59,14 @@ Result<Workspace> Workspace::reserve(const ModelConfig& config, const ExpertLayo
   layouter.add(w.logits, static_cast<uint64_t>(shape.max_window) * static_cast<uint64_t>(config.n_vocab));
   if (config.is_moe()) {
     w.expert_rows = std::max(shape.max_window * config.n_expert_used, std::min(kExpertRows, shape.columns));
+    w.output_rows = std::max(w.expert_rows, shape.output_rows);
     const auto rows = static_cast<uint64_t>(w.expert_rows);
     layouter.add(w.ffn_input, columns * w.ffn_input_row_bytes);
     layouter.add(w.router_logits, columns * static_cast<uint64_t>(config.n_expert));
     layouter.add(w.expert_sum, columns * n_embd);
     layouter.add(w.expert_hidden, rows * static_cast<uint64_t>(config.n_ff_expert));
     layouter.add(w.expert_hidden_quantized, rows * hidden_row_bytes);
-    layouter.add(w.expert_output, rows * n_embd);
+    layouter.add(w.expert_output, static_cast<uint64_t>(w.output_rows) * n_embd);
   }
   ASSIGN_OR_RETURN(w.buffer_, DeviceBuffer::reserve(layouter.total()));
   layouter.resolve(w.buffer_.data());

@@ -13,8 +13,9 @@
 namespace drafthorse {
 
 struct WorkspaceShape {
-  int32_t columns = 0;     // tokens of the longest pass
-  int32_t max_window = 0;  // tokens for which logits can be had at once, and whose experts may arrive in any order
+  int32_t columns = 0;      // tokens of the longest pass
+  int32_t max_window = 0;   // tokens for which logits can be had at once, and whose experts may arrive in any order
+  int32_t output_rows = 0;  // outputs of experts that are to be kept, if there are more than one run has
 };
 
 // Tokens that go through attention in one graph on the host. Larger windows are cut; the bits do not change.
@@ -22,6 +23,8 @@ inline constexpr int32_t kStageTokens = 256;
 
 // Rows that one run of the experts takes at most, where a window does not need more.
 inline constexpr int32_t kExpertRows = 256;
+// Rows of outputs that a batch keeps at most, to compute experts in any order.
+inline constexpr int32_t kBatchOutputRows = 1024;
 
 class Workspace {
  public:
@@ -42,8 +45,9 @@ class Workspace {
   float* expert_sum = nullptr;     // [n_embd, columns]
   float* expert_hidden = nullptr;  // [n_ff_expert, expert_rows]
   std::byte* expert_hidden_quantized = nullptr;  // [.., expert_rows]
-  float* expert_output = nullptr;                // [n_embd, expert_rows]
-  int32_t expert_rows = 0;                       // at least max_window * n_expert_used
+  float* expert_output = nullptr;                // [n_embd, output_rows]
+  int32_t expert_rows = 0;                       // of one run: at least max_window * n_expert_used
+  int32_t output_rows = 0;                       // that can be kept: at least expert_rows
   float* logits = nullptr;                       // [n_vocab, max_window]
 
  private:
