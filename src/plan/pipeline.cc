@@ -15,15 +15,60 @@ constexpr int kIterations = 4;       // the last is taken: buffers are then as t
 constexpr int kMostGroups = 16;      // of a layer's experts, events at most
 constexpr double kLeastLoad = 1e-6;  // experts of a layer; less is nothing
 
-// One layer's experts, in equal groups.
+// One layer's experts: those that memory has, which are computed first, then the others in equal groups.
 struct Groups {
-  int count = 0;
-  double load_s = 0;  // of one
+  bool any = false;       // the layer has experts
+  double resident_s = 0;  // of computing what memory has, for one micro-batch
+  int count = 0;          // of groups that are loaded
+  double load_s = 0;      // of one
   double load_bytes = 0;
   double compute_s = 0;  // of one, for one micro-batch
   double loaded = 0;     // experts of one
   int foreseen = 0;      // groups that are loaded before the layer's router has spoken
 };
+
+// The number of successes of `tries` that is exceeded with a probability of 1 - u at most.
+double binomial_quantile(int tries, double success, double u) {
+  if (success >= 1) return tries;
+  double probability = std::pow(1 - success, tries);
+  double below = probability;
+  int count = 0;
+  for (; below < u && count < tries; ++count) {
+    probability *= success / (1 - success) * (tries - count) / (count + 1);
+    below += probability;
+  }
+  return count;
+}
+
+// How many experts each of `layers` loads in one pass: whole ones, and not the same number everywhere. Where few are
+// missing, the layer that has to wait for two loses more than one that has all of them gains. Binomial, with the mean and
+// the variance that `loads` has, each layer at another quantile; the quantiles are as even as sequences can be (multiples
+// of the golden ratio and of the plastic number), so that nothing is left to chance.
+std::vector<double> loads_by_layer(const ExpertLoads& loads, int layers, int experts) {
+  std::vector<double> counts(static_cast<size_t>(layers), 0.0);
+  if (loads.all <= kLeastLoad) return counts;
+  const double most = experts;
+  const double success = std::clamp(1 - loads.variance / loads.all, loads.all / most, 1.0);
+  double surplus = -loads.all * layers;
+  for (double& count : counts) {
+    const auto i = static_cast<double>(&count - counts.data());
+    double whole = 0;
+    const auto tries = static_cast<int>(loads.all / success + std::modf(0.25 + i * 0.7548776662466927, &whole));
+    count = binomial_quantile(tries, success, std::modf(0.5 + i * 0.6180339887498949, &whole));
+    surplus += count;
+  }
+  // What came out too many or too few, one by one; the rest, less than one expert, by all.
+  for (int i = 0; i < layers && std::abs(surplus) >= 0.5; ++i) {
+    double& count = counts[static_cast<size_t>(i)];
+    const double change = surplus > 0 ? -std::min(1.0, count) : std::min(1.0, most - count);
+    count += change;
+    surplus += change;
+  }
+  const double total = loads.all * layers + surplus;
+  if (total <= 0) return std::vector<double>(counts.size(), loads.all);
+  for (double& count : counts) count *= loads.all * layers / total;
+  return counts;
+}
 
 class Builder {
  public:
@@ -93,18 +138,26 @@ class Builder {
   void prepare() {
     const PassWork work = iteration_.pass + iteration_.prompt;
     const double tokens = work.tokens / iteration_.micro_batches;
+    const int moe_layers = cost_.moe_layers();
+    const double used = experts_used(cost_.popularity, work.tokens);
+    const ExpertLoads loads = expert_loads(cost_.popularity, work.tokens, iteration_.resident_experts);
+    const std::vector<double> counts = loads_by_layer(loads, moe_layers, static_cast<int>(cost_.popularity.size()));
+    auto count = counts.begin();
     for (const LayerCost& layer : cost_.layers) {
       Groups groups;
       if (layer.experts > 0) {
-        groups.count = std::min(layer.experts, kMostGroups);
-        const ExpertLoads loads = expert_loads(cost_.popularity, work.tokens, iteration_.resident_experts);
-        if (loads.all > kLeastLoad) {
-          groups.loaded = loads.all / groups.count;
+        const double compute_s = experts_seconds(layer, cost_.popularity, tokens);
+        const double loaded = *count++;
+        groups.any = true;
+        groups.resident_s = std::max(0.0, 1 - loads.all / used) * compute_s;
+        if (loaded > kLeastLoad) {
+          groups.count = std::clamp(static_cast<int>(std::lround(loaded)), 1, kMostGroups);
+          groups.loaded = loaded / groups.count;
           groups.foreseen = static_cast<int>(std::lround(groups.count * loads.foreseen / loads.all));
+          groups.load_bytes = groups.loaded * cost_.expert_bytes;
+          groups.load_s = groups.load_bytes / platform_.link_bytes_per_s;
+          groups.compute_s = groups.loaded / used * compute_s;
         }
-        groups.load_bytes = groups.loaded * cost_.expert_bytes;
-        groups.load_s = groups.load_bytes / platform_.link_bytes_per_s;
-        groups.compute_s = experts_seconds(layer, cost_.popularity, tokens) / groups.count;
       }
       groups_.push_back(groups);
       dense_s_.push_back(layer.dense.at(tokens));
@@ -123,7 +176,7 @@ class Builder {
     double compute_s = head_s_;
     for (size_t i = 0; i < groups_.size(); ++i) {
       load_s += groups_[i].count * groups_[i].load_s;
-      compute_s += dense_s_[i] + attention_s_ + groups_[i].count * groups_[i].compute_s;
+      compute_s += dense_s_[i] + attention_s_ + groups_[i].resident_s + groups_[i].count * groups_[i].compute_s;
     }
     if (compute_s <= 0) return;
     load_s = slow_down_loads(load_s, compute_s);
@@ -131,6 +184,7 @@ class Builder {
     const double factor = 1 + (platform_.compute_slowdown_while_loading - 1) * beside;
     for (size_t i = 0; i < groups_.size(); ++i) {
       groups_[i].compute_s *= factor;
+      groups_[i].resident_s *= factor;
       dense_s_[i] *= factor;
     }
     attention_s_ *= factor;
@@ -165,7 +219,7 @@ class Builder {
   // Experts of a layer for all micro-batches, after what each waits for. Returns what each ends with.
   std::vector<Id> add_experts(int layer, std::vector<Id> ends) {
     const Groups& groups = groups_[layer];
-    if (groups.count == 0) return ends;
+    if (!groups.any) return ends;
     const Id routed = ends.back();
     const bool all_first = on_demand() || groups.loaded * groups.count <= iteration_.buffer_experts;
     std::vector<Id> loads(static_cast<size_t>(groups.count), -1);
@@ -174,26 +228,34 @@ class Builder {
       const bool foreseen = (g + 1) * groups.foreseen / groups.count > g * groups.foreseen / groups.count;
       return on_demand() || !foreseen ? routed : -1;
     };
-    if (groups.loaded > 0 && all_first) {
+    if (all_first) {
       for (int g = 0; g < groups.count; ++g) loads[static_cast<size_t>(g)] = add_load(layer, known_from(g));
     }
     // On demand nothing is computed until everything is there.
-    if (on_demand()) std::fill(loads.begin(), loads.end(), loads.back());
+    if (on_demand() && !loads.empty()) std::fill(loads.begin(), loads.end(), loads.back());
+    const Id residents_from = on_demand() && !loads.empty() ? loads.back() : -1;
     if (all_first) {
       // One micro-batch after the other, so that the first one's next attention can begin.
       std::vector<Id> last(loads.size(), -1);
       for (size_t m = 0; m < ends.size(); ++m) {
+        ends[m] = add_residents(layer, m, ends[m], residents_from);
         for (size_t g = 0; g < loads.size(); ++g) last[g] = ends[m] = add_group(layer, m, ends[m], loads[g]);
       }
-      for (size_t g = 0; g < loads.size() && groups.loaded > 0; ++g) in_buffer_.push_back({last[g], groups.loaded});
+      for (const Id computed : last) in_buffer_.push_back({computed, groups.loaded});
       return ends;
     }
+    for (size_t m = 0; m < ends.size(); ++m) ends[m] = add_residents(layer, m, ends[m], -1);
     for (int g = 0; g < groups.count; ++g) {
       const Id load = add_load(layer, known_from(g));
       for (size_t m = 0; m < ends.size(); ++m) ends[m] = add_group(layer, m, ends[m], load);
       in_buffer_.push_back({ends.back(), groups.loaded});
     }
     return ends;
+  }
+
+  Id add_residents(int layer, size_t micro_batch, Id before, Id from) {
+    const double seconds = groups_[layer].resident_s;
+    return add(main_, seconds, Component::kExperts, {before, from}, layer, static_cast<int>(micro_batch));
   }
 
   Id add_group(int layer, size_t micro_batch, Id before, Id load) {

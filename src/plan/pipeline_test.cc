@@ -107,6 +107,35 @@ TEST(Pipeline, OnlyWhatIsForeseenIsLoadedBeforeItsRouting) {
   }
 }
 
+// Few are missing, some in one layer and none in another: a layer that waits for two loses more than one that waits for
+// none gains.
+TEST(Pipeline, FewMissingExpertsAreWholeOnesHereAndThere) {
+  constexpr int kLayers = 24, kSure = 6, kSeldom = 3, kTokens = 8;
+  constexpr double kAttention = 2, kExpert = 1, kLoad = 6;
+  for (const double used : {0.1, 0.3, 0.6}) {
+    ModelCost cost = model(kLayers, kSure + kSeldom, 0, kAttention, kExpert);
+    for (int e = kSure; e < kSure + kSeldom; ++e) cost.popularity[e] = 1 - std::pow(1 - used, 1.0 / kTokens);
+    Iteration iteration = iteration_of(Pipeline::kStreamed, 4);
+    iteration.resident_experts = kSure;
+    const IterationPrediction out = simulate_iteration(cost, one_unit(1 / kLoad), iteration);
+    // The same, drawn: those seldom used are the ones that are absent.
+    std::mt19937_64 random(7);
+    std::bernoulli_distribution is_used(used);
+    constexpr int kDraws = 20000;
+    double seconds = 0, loads = 0;
+    for (int draw = 0; draw < kDraws; ++draw) {
+      int missing = 0;
+      for (int e = 0; e < kSeldom; ++e) missing += is_used(random) ? 1 : 0;
+      loads += missing;
+      double now = kSure * kExpert;
+      for (int i = 1; i <= missing; ++i) now = std::max(now, i * kLoad) + kExpert;
+      seconds += kAttention + now;
+    }
+    EXPECT_NEAR(out.loaded_bytes / kLayers, loads / kDraws, 0.05 * loads / kDraws) << used;
+    EXPECT_NEAR(out.seconds / kLayers, seconds / kDraws, 0.04 * seconds / kDraws) << used;
+  }
+}
+
 TEST(Pipeline, OnDemandIsTheSum) {
   for (uint64_t seed = 1; seed <= 50; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);

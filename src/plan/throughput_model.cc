@@ -221,6 +221,7 @@ ExpertLoads expert_loads(const std::vector<double>& popularity, double tokens, d
     const double used = -std::expm1(-rate);
     const double loaded = std::exp(-passes * rate) * used;
     out.all += loaded;
+    out.variance += loaded * (1 - used);
     if (used >= kForeseenUse) out.foreseen += loaded;
   }
   return out;

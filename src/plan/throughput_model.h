@@ -99,6 +99,7 @@ inline constexpr double kForeseenUse = 0.9;
 struct ExpertLoads {
   double all = 0;       // experts_loaded
   double foreseen = 0;  // of them
+  double variance = 0;  // of their number from one pass to another: what is absent is used or not
 };
 ExpertLoads expert_loads(const std::vector<double>& popularity, double tokens, double resident);
 // All rows of a layer's experts.
