@@ -7,138 +7,17 @@
 
 #include "base/host_memory.h"
 #include "end_to_end/agreement.h"
-#include "end_to_end/generation.h"
+#include "end_to_end/on_device.h"
 #include "engine/calibration.h"
 #include "engine/calibration_text.h"
 #include "schedule/policy.h"
 #include "support/device_server_process.h"
-#include "support/family_cases.h"
 #include "support/temp_dir.h"
 
 namespace drafthorse {
 namespace {
 
-constexpr size_t kPrompts = 4;
-constexpr int64_t kTokens = 48;
 constexpr int kAllSlots = 1 << 20;
-
-const std::string kTarget = DRAFTHORSE_FLOAT_TARGET;
-const std::string kDenseDraft = DRAFTHORSE_MODELS_DIR "/mixtral/draft.gguf";
-const std::string kQuantizedDraft = DRAFTHORSE_QUANTIZED_DRAFT;
-
-using Texts = std::vector<std::vector<int32_t>>;
-
-class OnDevice : public testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    if (server_ == nullptr) server_ = new DeviceServerProcess;
-  }
-
-  static EngineOptions options(const std::string& placement = "fixed") {
-    EngineOptions options;
-    options.target_path = kTarget;
-    options.context = 256;
-    options.ram_bytes = uint64_t{1} << 30;
-    options.threads = 1;
-    options.drafter = "none";
-    options.device.servers = {server_->endpoint()};
-    options.device.name = server_->device();
-    options.device.placement = placement;
-    return options;
-  }
-  static EngineOptions drafting(const std::string& drafter, int depth, const std::string& placement = "fixed") {
-    EngineOptions result = options(placement);
-    result.drafter = drafter;
-    if (drafter == "model" || drafter == "auto") result.draft_path = kDenseDraft;
-    if (drafter == "shared-kv") result.draft_path = kQuantizedDraft;
-    if (depth >= 0) result.draft_depth = depth;
-    return result;
-  }
-
-  static Texts texts_of(const EngineOptions& options) {
-    Texts texts;
-    Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
-    EXPECT_TRUE(engine.ok()) << engine.status().message();
-    if (!engine.ok()) return texts;
-    for (const std::string& prompt : read_prompts(kPrompts)) {
-      Generated result = generate(**engine, (*engine)->tokenizer().tokenize(prompt), kTokens);
-      EXPECT_TRUE(result.status.ok()) << result.status.message();
-      texts.push_back(std::move(result.tokens));
-      if (const LoadedModel& target = (*engine)->target(); target.cache != nullptr) {
-        target.cache->check_invariants();
-        if (target.device_experts != nullptr) target.device_experts->slots().check_invariants();
-      }
-    }
-    return texts;
-  }
-
-  static const Texts& reference() {
-    static const Texts texts = texts_of(options());
-    return texts;
-  }
-  static void expect_same(const EngineOptions& options, const std::string& what) {
-    const Texts texts = texts_of(options);
-    ASSERT_EQ(texts.size(), kPrompts) << what;
-    for (size_t i = 0; i < texts.size(); ++i) ASSERT_EQ(texts[i], reference()[i]) << what << ", prompt " << i;
-  }
-
-  // The logits after `tokens`, computed as a session would: the prompt at once, then tokens singly, the last `window`
-  // of them (at least one) as a draft's verification.
-  static std::vector<float> last_logits(const EngineOptions& options, std::span<const int32_t> tokens, size_t prompt,
-                                        size_t window) {
-    Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
-    EXPECT_TRUE(engine.ok());
-    if (!engine.ok()) return {};
-    ForwardPass& pass = *(*engine)->target().pass;
-    const auto run = [&](size_t from, size_t count) { EXPECT_TRUE(pass.run(tokens.subspan(from, count), 1).ok()); };
-    const size_t last = tokens.size() - window;
-    if (std::min(prompt, last) > 0) run(0, std::min(prompt, last));
-    for (size_t i = prompt; i < last; ++i) run(i, 1);
-    run(last, window);
-    const std::span<const float> row = pass.logits(0);
-    return {row.begin(), row.end()};
-  }
-
-  // How many texts differ, each at a token where the two engines' logits leave no margin beyond what they differ by: in
-  // whichever window they differ most, since one window may turn a near tie of a router that others do not.
-  static int divergences(const EngineOptions& a, const EngineOptions& b) {
-    const Texts of_a = texts_of(a);
-    const Texts of_b = texts_of(b);
-    EXPECT_EQ(of_a.size(), of_b.size());
-    const std::vector<std::string> prompts = read_prompts(kPrompts);
-    int count = 0;
-    for (size_t i = 0; i < std::min(of_a.size(), of_b.size()); ++i) {
-      if (of_a[i] == of_b[i]) continue;
-      ++count;
-      const auto differs = std::mismatch(of_a[i].begin(), of_a[i].end(), of_b[i].begin(), of_b[i].end());
-      const auto at = differs.first - of_a[i].begin();
-      EXPECT_TRUE(differs.first != of_a[i].end() && differs.second != of_b[i].end()) << "prompt " << i;
-      if (differs.first == of_a[i].end() || differs.second == of_b[i].end()) continue;
-      Result<std::unique_ptr<Engine>> engine = Engine::open(a, {});
-      EXPECT_TRUE(engine.ok());
-      std::vector<int32_t> tokens = (*engine)->tokenizer().tokenize(prompts[i]);
-      engine->reset();
-      const size_t prompt = tokens.size() - 1;
-      tokens.insert(tokens.end(), of_a[i].begin(), of_a[i].begin() + at);
-      const std::vector<float> expected = last_logits(a, tokens, prompt, 1);
-      double error = 0;
-      for (size_t window = 1; window <= static_cast<size_t>(b.draft_depth.value_or(0)) + 1; ++window) {
-        if (window + prompt > tokens.size()) break;
-        const std::vector<float> got = last_logits(b, tokens, prompt, window);
-        double sum = 0;
-        for (size_t v = 0; v < got.size(); ++v) sum += std::pow(double{got[v]} - double{expected[v]}, 2);
-        error = std::max(error, std::sqrt(sum / static_cast<double>(got.size())));
-      }
-      const double margin = std::abs(double{expected[*differs.first]} - double{expected[*differs.second]});
-      EXPECT_LE(margin, 5.5 * error) << "prompt " << i << ", token " << at;
-    }
-    return count;
-  }
-
-  static DeviceServerProcess* server_;  // until the process ends: ggml keeps the connection
-};
-
-DeviceServerProcess* OnDevice::server_ = nullptr;
 
 TEST_F(OnDevice, ReferenceIsRealText) {
   ASSERT_EQ(reference().size(), kPrompts);
@@ -591,66 +470,6 @@ TEST_F(OnDevice, ManyRequestsLeakNothing) {
   serve(1000);
   EXPECT_LT(resident_bytes(), before + kMiB);
 }
-
-// Every family against libllama, on the device.
-class FamilyOnDevice : public OnDevice, public testing::WithParamInterface<FamilyCase> {};
-
-TEST_P(FamilyOnDevice, AgreesWithTheOracle) {
-  const TempDir folder;
-  struct TypeCase {
-    const char* name;
-    ggml_type type;
-    Tolerance tolerance;
-  };
-  constexpr double kMargin = 5.5;
-  for (const TypeCase& one :
-       {TypeCase{"F32", GGML_TYPE_F32, {kFloat.relative_rms, kFloat.excluded, 0.04, kMargin}},
-        TypeCase{"Q4_K", GGML_TYPE_Q4_K, {kQuantized.relative_rms, kQuantized.excluded, 0, kMargin}}}) {
-    TinyModelOptions tiny = GetParam().options;
-    tiny.type = one.type;
-    const Result<std::string> path = write_tiny_model(folder.file("model.gguf"), tiny);
-    ASSERT_TRUE(path.ok()) << path.status().message();
-    EngineOptions engine = options("auto");
-    engine.target_path = *path;
-    engine.context = 512;
-    engine.device_slots = 6;
-    expect_agreement(fmt::format("{} {}", GetParam().name, one.name), engine, *path, one.tolerance);
-  }
-}
-
-// And in fixed mode the same text at any depth, with few slots.
-TEST_P(FamilyOnDevice, FixedTextIsTheSame) {
-  const TempDir folder;
-  TinyModelOptions tiny = GetParam().options;
-  tiny.type = GGML_TYPE_Q8_0;
-  const Result<std::string> path = write_tiny_model(folder.file("model.gguf"), tiny);
-  ASSERT_TRUE(path.ok()) << path.status().message();
-  for (const char* kv : {"f16", "q8_0"}) {
-    std::vector<std::vector<int32_t>> texts;
-    for (const int depth : {0, 3, 8}) {
-      EngineOptions engine = drafting("ngram", depth);
-      engine.target_path = *path;
-      engine.kv_type = kv;
-      if (depth > 0) engine.device_slots = depth;
-      Result<std::unique_ptr<Engine>> opened = Engine::open(engine, {});
-      // Some tiny heads are no whole blocks.
-      if (!opened.ok() && opened.status().message().find("cannot be cached as q8_0") != std::string::npos) break;
-      ASSERT_TRUE(opened.ok()) << opened.status().message();
-      const Generated result = generate(**opened, (*opened)->tokenizer().tokenize(read_prompts(1).front()), 48);
-      ASSERT_TRUE(result.status.ok()) << result.status.message();
-      texts.push_back(result.tokens);
-      EXPECT_EQ(texts.back(), texts.front()) << "depth " << depth << ", " << kv;
-    }
-  }
-}
-
-std::vector<FamilyCase> agreeing_cases() {
-  std::vector<FamilyCase> all = family_cases();
-  std::erase_if(all, [](const FamilyCase& one) { return !one.libllama_agrees; });
-  return all;
-}
-
-INSTANTIATE_TEST_SUITE_P(Families, FamilyOnDevice, testing::ValuesIn(agreeing_cases()), family_case_name);
 
 }  // namespace
 }  // namespace drafthorse
