@@ -22,6 +22,7 @@ constexpr double kSwitchGain = 1.03;  // another depth must promise this much to
 constexpr double kDraftGain = 1.06;   // drafting must promise this much: it reads more, and estimates are noisy
 constexpr double kStepGrowth = 0.9;   // of the missing experts a token adds over those of the one before, unseen
 constexpr double kLeastStepGrowth = 0.5;
+constexpr double kSmallLevel = 0.5;  // missing experts of a token: two levels are compared no more finely than so
 constexpr int kReach = 4;                // times the deepest window so far: the model is not believed farther out
 constexpr int kPrimedReach = 8;          // the same, where the prompt has shown agreement and growth
 constexpr int kPrimedFirst = 16;         // the deepest first draft then
@@ -64,7 +65,8 @@ DepthPolicy::DepthPolicy(int max_depth, bool itself)
       itself_(itself),
       acceptance_(static_cast<size_t>(max_depth)),
       measured_(static_cast<size_t>(max_depth) + 1),
-      added_(static_cast<size_t>(max_depth) + 1) {
+      added_(static_cast<size_t>(max_depth) + 1),
+      level_(static_cast<size_t>(max_depth) + 1) {
   if (max_depth > 0) acceptance_[0] = {kPriorAcceptance, kPriorWeight};
 }
 
@@ -100,18 +102,27 @@ double DepthPolicy::expected_tokens(int depth) const {
   return tokens;
 }
 
+double DepthPolicy::added(int n) const {
+  if (level_[n].weight == 0) return added_[n].value;
+  return added_[n].value * (single_.value + kSmallLevel) / (level_[n].value + kSmallLevel);
+}
+
 double DepthPolicy::missing(int window) const {
-  double total = 0;
-  double step = 0;
-  int last = 0;
-  for (; last < window && added_[last].weight > 0; ++last) total += step = added_[last].value;
+  const bool drafted = added_[0].weight > 0;
+  const double first = drafted ? added(0) : single_.value;
+  // Long without a cycle of its own, it leans on drafted ones.
+  if (window == 1 && drafted) return (single_.value * single_.weight + first) / (single_.weight + 1);
+  double total = first;
+  double step = first;
+  int last = drafted || single_.weight > 0 ? 1 : 0;
+  for (; last > 0 && last < window && added_[last].weight > 0; ++last) total += step = added(last);
   // Beyond the longest window seen, misses grow as the prompt's windows did.
   if (last > 0 && distinct(last) > 0 && distinct(window) > 0)
     return total * std::max(1.0, distinct(window) / distinct(last));
   // Else each token adds less than the one before, as it was so far.
   double growth = kStepGrowth;
-  if (last > 1 && added_[0].value > 0) {
-    growth = std::clamp(std::pow(step / added_[0].value, 1.0 / (last - 1)), kLeastStepGrowth, 1.0);
+  if (last > 1 && first > 0) {
+    growth = std::clamp(std::pow(step / first, 1.0 / (last - 1)), kLeastStepGrowth, 1.0);
   }
   for (int n = last; n < window && last > 0; ++n) total += step *= growth;
   return total;
@@ -122,11 +133,14 @@ double DepthPolicy::draft_seconds() const {
   return draft_per_token_.weight == 0 && itself_ ? std::max(0.0, compute_.at(1)) : draft_per_token_.value;
 }
 
+double DepthPolicy::model_seconds(int depth) const {
+  return depth * draft_seconds() + std::max(0.0, compute_.at(depth + 1)) +
+         stall_per_missing_.value * missing(depth + 1);
+}
+
 double DepthPolicy::expected_seconds(int depth) const {
-  const double model =
-      depth * draft_seconds() + std::max(0.0, compute_.at(depth + 1)) + stall_per_missing_.value * missing(depth + 1);
   const Average& measured = measured_[depth];
-  return (measured.value * measured.weight + model * kModelWeight) / (measured.weight + kModelWeight);
+  return model_seconds(depth) * (measured.value * measured.weight + kModelWeight) / (measured.weight + kModelWeight);
 }
 
 double DepthPolicy::seconds_per_token(int room, double missing_share) const {
@@ -169,8 +183,13 @@ void DepthPolicy::observe(const CycleObservation& cycle) {
   observe_agreement(cycle.depth, cycle.accepted);
   if (cycle.depth > 0) {
     draft_per_token_.add(cycle.draft_s / cycle.depth, kKeep);
-    measured_[cycle.depth].add(cycle.draft_s + cycle.verify_s, 1);
+    measure(cycle);
   }
+}
+
+void DepthPolicy::measure(const CycleObservation& cycle) {
+  const double model = model_seconds(cycle.depth);
+  if (model > 0) measured_[cycle.depth].add((cycle.draft_s + cycle.verify_s) / model, 1);
 }
 
 void DepthPolicy::observe_agreement(int reached, int agreed) {
@@ -186,13 +205,21 @@ void DepthPolicy::observe_verification(const CycleObservation& cycle) {
   compute_.add(cycle.depth + 1, std::max(0.0, cycle.verify_s - cycle.stall_s), kKeep);
   // What was measured long ago fades: the cache and the text have moved on.
   for (Average& average : measured_) average.weight *= kKeep;
-  if (cycle.depth == 0) measured_[0].add(cycle.draft_s + cycle.verify_s, 1);
+  const std::span<const int64_t> by_prefix = cycle.missing_by_prefix;
+  if (cycle.depth == 0 && !by_prefix.empty())
+    single_.add(static_cast<double>(by_prefix[0]), kKeep);
+  else
+    single_.weight *= kKeep;
   int64_t before = 0;
-  for (size_t n = 0; n < cycle.missing_by_prefix.size() && n < added_.size(); ++n) {
-    added_[n].add(static_cast<double>(cycle.missing_by_prefix[n] - before), kKeep);
-    before = cycle.missing_by_prefix[n];
+  for (size_t n = 0; n < by_prefix.size() && n < added_.size(); ++n) {
+    if (cycle.depth > 0) {
+      added_[n].add(static_cast<double>(by_prefix[n] - before), kKeep);
+      if (single_.weight > 0) level_[n].add(single_.value, kKeep);
+    }
+    before = by_prefix[n];
   }
   if (before > 0) stall_per_missing_.add(cycle.stall_s / static_cast<double>(before), kKeep);
+  if (cycle.depth == 0) measure(cycle);
 }
 
 std::string DepthPolicy::explain() const {

@@ -5,8 +5,10 @@
 //     E[accepted(k) + 1] / T(k),     T(k) = k * draft + compute(k + 1) + stall * missing(k + 1)
 // from what earlier cycles showed: acceptance by position (given that the position was reached), draft time per
 // token, compute time as a line in the window's size, and, since a window's routing tells what each of its prefixes
-// would have needed, the missing experts that each further token adds. A depth that was really run recently is judged
-// mostly by its measured time.
+// would have needed, the missing experts that each further token adds. Of a token that nobody drafted for more is missing
+// than of a window's first one, whose experts were fetched meanwhile: the two are counted apart. What was seen of windows
+// when more was missing (a cache fills up as the text goes on) is scaled by what single tokens miss now. A depth that was
+// really run recently is judged mostly by its measured time, taken as a share of what the model said then.
 //
 // It believes little of depths far beyond the deepest that was tried, and so goes deeper step by step.
 #pragma once
@@ -82,7 +84,10 @@ class DepthPolicy {
     void add(double window, double seconds, double keep);
     double at(double window) const;
   };
+  double model_seconds(int depth) const;
+  void measure(const CycleObservation& cycle);  // after the model knows of it
   double missing(int window) const;
+  double added(int n) const;  // by a drafted window's token n, from 0, at the present level
   double distinct(int window) const;  // by the prompt; 0 where it does not tell
 
   double draft_seconds() const;  // per token
@@ -90,8 +95,10 @@ class DepthPolicy {
   int max_depth_;
   bool itself_;
   std::vector<Average> acceptance_;  // by position
-  std::vector<Average> measured_;    // seconds of whole cycles, by depth
-  std::vector<Average> added_;       // missing experts that a window's n-th token adds to those of the ones before it
+  std::vector<Average> measured_;    // seconds of whole cycles over the model's, by depth
+  Average single_;                   // missing experts of a cycle without drafting
+  std::vector<Average> added_;       // those that a drafted window's n-th token adds to the ones before it
+  std::vector<Average> level_;       // single_ at the same times
   Average draft_per_token_;
   Average stall_per_missing_;
   Line compute_;

@@ -113,6 +113,29 @@ TEST(DepthPolicy, ThePromptShortensTheOpening) {
   EXPECT_GE(mean_ratio(kUselessStreaming, true, false), 0.95);
 }
 
+// A cache that is empty when the text begins and fills up: what longer windows cost at first says little of what they cost
+// later, when only single tokens have been looked at.
+TEST(DepthPolicy, WhatWasSeenWithAnEmptyCacheDoesNotKeepItFromDrafting) {
+  const World warm{.acceptance = 0.8, .draft = 0.12, .base = 0.5, .slope = 0.1, .missing = 1, .missing_factor = 0.95,
+                   .stall = 0.1};
+  World cold = warm;
+  cold.missing = 12;
+  constexpr int kTexts = 200;
+  constexpr int kLength = 96;
+  double against_best = 0;
+  double worst_against_none = 1e9;
+  for (uint64_t seed = 1; seed <= kTexts; ++seed) {
+    Text text(cold, warm, 12, kLength, seed);
+    DrafterPolicy policy = only_one();
+    policy.prime(0, prompt_of(cold, seed));
+    const double rate = text.rate(policy);
+    against_best += rate / text.rate(text.best_fixed_depth()) / kTexts;
+    worst_against_none = std::min(worst_against_none, rate / text.rate(0));
+  }
+  EXPECT_GE(against_best, 0.915);
+  EXPECT_GE(worst_against_none, 0.91);
+}
+
 // After a change it must do better than any depth that never changes, and find back when it changes again.
 TEST(DepthPolicy, FollowsChanges) {
   for (const bool rises : {false, true}) {
