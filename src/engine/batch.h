@@ -5,7 +5,7 @@
 //            text (prompt and what they may generate): nobody is put off again
 //   draft    tokens for all that are generating, all sequences in one pass of the draft per position
 //   verify   one pass over the windows of all that are generating and the next part of the prompts of those that are
-//            not yet: experts of a layer in the order of their ids, the next layer's being read meanwhile
+//            not yet: experts of a layer one by one, those in memory while others and the next layer's are read
 //   accept   per sequence as many as are the target's own; who is done leaves room at once
 //
 // The text of a request is what a Session would generate for it alone, whatever shares the iteration with it

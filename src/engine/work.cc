@@ -37,9 +37,10 @@ uint64_t untouched(const Model& model, int64_t prompt_tokens, int64_t generated_
   if (config.is_moe()) {
     add(n_embd * sizeof(float), columns, used);  // sums
     add(workspace.ffn_input_row_bytes, columns, used);
-    const int64_t rows = std::min<int64_t>(workspace.expert_rows, used * config.n_expert_used);
-    add(static_cast<uint64_t>(config.n_ff_expert) * sizeof(float), workspace.expert_rows, rows);
-    add(n_embd * sizeof(float), workspace.output_rows, rows);
+    const auto rows_of = [&](int64_t room) { return std::min<int64_t>(room, used * config.n_expert_used); };
+    add(static_cast<uint64_t>(config.n_ff_expert) * sizeof(float), workspace.expert_rows,
+        rows_of(workspace.expert_rows));
+    add(n_embd * sizeof(float), workspace.output_rows, rows_of(workspace.output_rows));
   }
   return rest;
 }

@@ -303,8 +303,8 @@ void ForwardPass::add_rows(LayerId layer, int32_t count) {
         const std::vector<int32_t>& tokens = tokens_of_[index(one.expert)];
         const auto place = std::lower_bound(tokens.begin(), tokens.end(), t) - tokens.begin();
         const auto row = static_cast<size_t>(first_row_of_[index(one.expert)] + place);
-        ops::accumulate(workspace.expert_sum + static_cast<size_t>(t) * n_embd,
-                        workspace.expert_output + row * n_embd, one.weight, model_.config().n_embd);
+        ops::accumulate(workspace.expert_sum + static_cast<size_t>(t) * n_embd, workspace.expert_output + row * n_embd,
+                        one.weight, model_.config().n_embd);
       }
     }
   });
@@ -345,27 +345,33 @@ void ForwardPass::compute_group(LayerId layer, std::span<const ExpertId> experts
 }
 
 Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
-  // Where every (token, expert) pair's row can be kept until all are there, a batch computes what is resident first,
-  // while the rest is read.
+  // Where every (token, expert) pair's row can be kept until all are there, a batch computes what is there while it
+  // waits for the others.
   const bool keeps_rows = is_batch_ && count * model_.config().n_expert_used <= model_.workspace().output_rows;
-  turn_ = union_;
+  awaited_ = union_;
+  there_.clear();
   if (keeps_rows) {
     give_rows();
-    const auto kept = std::stable_partition(turn_.begin(), turn_.end(),
-                                            [&](ExpertId expert) { return cache_->resident({layer, expert}); });
-    std::stable_partition(kept, turn_.end(), [&](ExpertId expert) { return cache_->on_its_way({layer, expert}); });
+    const auto absent = std::stable_partition(awaited_.begin(), awaited_.end(), [&](ExpertId expert) {
+      return cache_->resident({layer, expert});
+    });
+    there_.assign(awaited_.begin(), absent);
+    awaited_.erase(awaited_.begin(), absent);
+    std::stable_partition(awaited_.begin(), awaited_.end(), [&](ExpertId expert) {
+      return cache_->on_its_way({layer, expert});
+    });
   } else {
     clear_sum(count);
   }
   const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
   cache_->set_background_limit(kStreamBackgroundBytes);
   foresee_next_layer(layer, count);
-  cache_->begin_turn(layer, turn_);
-  for (size_t i = 0; i < turn_.size(); ++i) {
+  cache_->begin_turn(layer, union_);
+  while (!there_.empty() || !awaited_.empty()) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
-    const ExpertId expert = turn_[i];
+    const ExpertId expert = next_expert(layer);
     cache_->demand_portion({&expert, 1});
-    read_ahead(layer, std::span(turn_).subspan(i + 1));
+    read_ahead(layer, awaited_);
     RETURN_IF_ERROR(cache_->wait_for(expert));
     compute_expert(layer, expert, keeps_rows);
     cache_->release(expert);
@@ -377,6 +383,21 @@ Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
   else
     add_sum(count);
   return {};
+}
+
+// Takes one out of there_ or awaited_. What has arrived goes first: its slot is wanted for the next one. What was there
+// from the beginning fills the time until then.
+ExpertId ForwardPass::next_expert(LayerId layer) {
+  const auto take = [](std::vector<ExpertId>& from, std::vector<ExpertId>::iterator at) {
+    const ExpertId expert = *at;
+    from.erase(at);
+    return expert;
+  };
+  if (there_.empty()) return take(awaited_, awaited_.begin());
+  const auto arrived = std::find_if(awaited_.begin(), awaited_.end(), [&](ExpertId expert) {
+    return cache_->resident({layer, expert});
+  });
+  return arrived != awaited_.end() ? take(awaited_, arrived) : take(there_, there_.begin());
 }
 
 // All of the present layer's rows of one expert: kept as give_rows() has them, or added to their tokens' sums at once.
@@ -509,7 +530,8 @@ void ForwardPass::foresee_next_layer(LayerId layer, int32_t count) {
 }
 
 // Keeps reads under way while experts are computed: those that this layer still has to compute, then the next layer's.
-// No further ahead than keeps the disk busy, since each expert read ahead takes the slot of one that would be used again.
+// No further ahead than keeps the disk busy, since each expert read ahead takes the slot of one that would be used
+// again.
 void ForwardPass::read_ahead(LayerId layer, std::span<const ExpertId> still) {
   uint64_t bytes = 0;
   const auto read = [&](ExpertKey key) {

@@ -1,11 +1,12 @@
 // One pass of a model over a window of tokens: layer by layer, experts as they arrive.
 //
-// Two ways through a layer's experts, with the same bits:
-//   a window (up to the workspace's max_window tokens): experts in arrival order, residents first, each (token,
-//     expert) pair's output kept apart and added in the order of expert ids at the end;
-//   a longer run of tokens (prefill) and a batch that reads: one expert after the other while the next ones are read;
-//     the layer's experts are read once for all tokens. In the order of their ids, each added as soon as it is computed;
-//     where all outputs can be kept (Workspace::output_rows) a batch computes what is resident first.
+// Ways through a layer's experts, with the same bits:
+//   a window (up to the workspace's max_window tokens): all demanded at once, computed in arrival order, residents first;
+//     each (token, expert) pair's output is kept in a row of its own and added to its token when all are there
+//   a batch that reads: one by one, what has arrived first and what was there while the next is read; outputs kept likewise
+//   a longer run of tokens (prefill), and a batch with more pairs than rows (Workspace::output_rows): one by one in the
+//     order of their ids, each added as soon as it is computed, while the next ones are read
+// A layer's experts are read once for all tokens.
 //
 // A model on a device computes its experts there (device_experts.h), where windows and long runs differ little.
 //
@@ -127,9 +128,10 @@ class ForwardPass {
   void experts_among_residents(LayerId layer);
   void clear_sum(int32_t count);  // of the experts' outputs, for the first `count` tokens
   void add_sum(int32_t count);    // to the residual
+  ExpertId next_expert(LayerId layer);
   void give_rows();
   void add_rows(LayerId layer, int32_t count);
-  // Computes work_, whose rows read the tokens given, into as many rows of `output`.
+  // Computes work_, whose rows read the tokens given, into the same rows of `output`.
   void compute(LayerId layer, std::span<const int32_t> token_of_row, float* output);
   void compute_group(LayerId layer, std::span<const ExpertId> experts);
   void compute_expert(LayerId layer, ExpertId expert, bool keeps_rows);
@@ -158,7 +160,8 @@ class ForwardPass {
   std::vector<std::vector<RoutedExpert>> routes_;  // by layer: [tokens * n_expert_used]
   std::vector<std::vector<int32_t>> tokens_of_;    // by expert: tokens of the present layer routed to it
   std::vector<ExpertId> union_;                    // experts with tokens, by id
-  std::vector<ExpertId> turn_;                     // the same as they are computed, where that is known beforehand
+  std::vector<ExpertId> there_;                    // of these, in memory from the beginning and not computed yet
+  std::vector<ExpertId> awaited_;                  // the others
   std::vector<int32_t> first_row_of_;              // by expert, its first of token_of_row_
   std::vector<int32_t> token_of_row_;
   std::vector<ops::ExpertWork> work_;

@@ -22,10 +22,11 @@ constexpr double kSwitchGain = 1.03;  // another depth must promise this much to
 constexpr double kDraftGain = 1.06;   // drafting must promise this much: it reads more, and estimates are noisy
 constexpr double kStepGrowth = 0.9;   // of the missing experts a token adds over those of the one before, unseen
 constexpr double kLeastStepGrowth = 0.5;
-constexpr double kSmallLevel = 0.5;  // missing experts of a token: two levels are compared no more finely than so
-constexpr int kReach = 4;                // times the deepest window so far: the model is not believed farther out
-constexpr int kPrimedReach = 8;          // the same, where the prompt has shown agreement and growth
-constexpr int kPrimedFirst = 16;         // the deepest first draft then
+constexpr double kFreshWeight = 0.33;  // of single tokens' misses: one cycle without a draft is that for ten cycles
+constexpr double kSmallLevel = 0.5;    // missing experts of a token: two levels are compared no more finely than so
+constexpr int kReach = 4;              // times the deepest window so far: the model is not believed farther out
+constexpr int kPrimedReach = 8;        // the same, where the prompt has shown agreement and growth
+constexpr int kPrimedFirst = 16;       // the deepest first draft then
 // Of what a miss costs on average, what one fewer saves: experts that more slots would keep are those used most, whose
 // reads are hidden more often, and fewer reads at once use the disk less well (.7 to .85 in ten runs of the fine pair).
 constexpr double kMarginalStall = 0.75;
@@ -33,9 +34,11 @@ constexpr double kMostPromptWeight = 8;  // samples that the prompt's agreement 
 
 }  // namespace
 
-void DepthPolicy::Average::add(double sample, double keep) {
-  value = (value * weight * keep + sample) / (weight * keep + 1);
-  weight = weight * keep + 1;
+void DepthPolicy::Average::add(double sample, double keep, double share) {
+  weight *= keep;
+  if (weight + share <= 0) return;
+  value = (value * weight + sample * share) / (weight + share);
+  weight += share;
 }
 
 void DepthPolicy::Line::add(double window, double seconds, double keep) {
@@ -103,8 +106,11 @@ double DepthPolicy::expected_tokens(int depth) const {
 }
 
 double DepthPolicy::added(int n) const {
-  if (level_[n].weight == 0) return added_[n].value;
-  return added_[n].value * (single_.value + kSmallLevel) / (level_[n].value + kSmallLevel);
+  if (added_[n].weight == 0) return 0;
+  const double ratio = (single_.value + kSmallLevel) / (level_[n].value + kSmallLevel);
+  // What was seen while nobody knew the level is taken as it was.
+  const double known = std::min(1.0, level_[n].weight / added_[n].weight);
+  return added_[n].value * (1 + (ratio - 1) * known * known);
 }
 
 double DepthPolicy::missing(int window) const {
@@ -214,7 +220,7 @@ void DepthPolicy::observe_verification(const CycleObservation& cycle) {
   for (size_t n = 0; n < by_prefix.size() && n < added_.size(); ++n) {
     if (cycle.depth > 0) {
       added_[n].add(static_cast<double>(by_prefix[n] - before), kKeep);
-      if (single_.weight > 0) level_[n].add(single_.value, kKeep);
+      level_[n].add(single_.value, kKeep, std::min(1.0, single_.weight / kFreshWeight));
     }
     before = by_prefix[n];
   }

@@ -75,7 +75,7 @@ class DepthPolicy {
   struct Average {
     double value = 0;
     double weight = 0;
-    void add(double sample, double keep);
+    void add(double sample, double keep, double share = 1);  // share: of a sample's weight
   };
   // compute(n) = base + slope * n, by least squares over decaying sums.
   struct Line {
@@ -98,7 +98,7 @@ class DepthPolicy {
   std::vector<Average> measured_;    // seconds of whole cycles over the model's, by depth
   Average single_;                   // missing experts of a cycle without drafting
   std::vector<Average> added_;       // those that a drafted window's n-th token adds to the ones before it
-  std::vector<Average> level_;       // single_ at the same times
+  std::vector<Average> level_;       // single_ at the same times, weighed by how fresh it was
   Average draft_per_token_;
   Average stall_per_missing_;
   Line compute_;

@@ -113,11 +113,11 @@ TEST(DepthPolicy, ThePromptShortensTheOpening) {
   EXPECT_GE(mean_ratio(kUselessStreaming, true, false), 0.95);
 }
 
-// A cache that is empty when the text begins and fills up: what longer windows cost at first says little of what they cost
-// later, when only single tokens have been looked at.
+// A cache that is empty when the text begins and fills up: what longer windows cost at first says little of what they
+// cost later, when only single tokens have been looked at.
 TEST(DepthPolicy, WhatWasSeenWithAnEmptyCacheDoesNotKeepItFromDrafting) {
-  const World warm{.acceptance = 0.8, .draft = 0.12, .base = 0.5, .slope = 0.1, .missing = 1, .missing_factor = 0.95,
-                   .stall = 0.1};
+  const World warm{
+      .acceptance = 0.8, .draft = 0.12, .base = 0.5, .slope = 0.1, .missing = 1, .missing_factor = 0.95, .stall = 0.1};
   World cold = warm;
   cold.missing = 12;
   constexpr int kTexts = 200;
@@ -134,6 +134,28 @@ TEST(DepthPolicy, WhatWasSeenWithAnEmptyCacheDoesNotKeepItFromDrafting) {
   }
   EXPECT_GE(against_best, 0.915);
   EXPECT_GE(worst_against_none, 0.91);
+}
+
+// Windows that were seen lately need no comparing with single tokens of long ago: one cycle without a draft, after many
+// with one in which the cache has changed, does not turn what is known of them over.
+TEST(DepthPolicy, OneUndraftedCycleAfterManyDraftedOnesChangesLittle) {
+  constexpr double kStall = 0.1;
+  for (const auto& [first, last] : {std::pair(12, 1), std::pair(1, 10)}) {
+    SCOPED_TRACE(::testing::Message() << first << " to " << last);
+    DepthPolicy policy(8);
+    const auto observe = [&](int depth, int missing) {
+      std::vector<int64_t> by_prefix;
+      for (int n = 1; n <= depth + 1; ++n) by_prefix.push_back(int64_t{missing} * n);
+      const double stall = kStall * static_cast<double>(by_prefix.back());
+      policy.observe({depth, depth, 0.1 * depth, 0.5 + 0.1 * depth + stall, stall, by_prefix});
+    };
+    observe(0, first);
+    for (int i = 0; i < 60; ++i) observe(i % 2 == 0 ? 3 : 6, last);
+    const double before = policy.expected_seconds(4);
+    EXPECT_NEAR(before, 0.4 + 0.9 + kStall * 5 * last, 0.15 * before);
+    observe(0, last);
+    EXPECT_NEAR(policy.expected_seconds(4), before, 0.1 * before);
+  }
 }
 
 // After a change it must do better than any depth that never changes, and find back when it changes again.

@@ -30,6 +30,8 @@ struct Groups {
 // The number of successes of `tries` that is exceeded with a probability of 1 - u at most.
 double binomial_quantile(int tries, double success, double u) {
   if (success >= 1) return tries;
+  // So that the probability below is no power that vanishes.
+  if (success > 0.5) return tries - binomial_quantile(tries, 1 - success, 1 - u);
   double probability = std::pow(1 - success, tries);
   double below = probability;
   int count = 0;
@@ -41,9 +43,9 @@ double binomial_quantile(int tries, double success, double u) {
 }
 
 // How many experts each of `layers` loads in one pass: whole ones, and not the same number everywhere. Where few are
-// missing, the layer that has to wait for two loses more than one that has all of them gains. Binomial, with the mean and
-// the variance that `loads` has, each layer at another quantile; the quantiles are as even as sequences can be (multiples
-// of the golden ratio and of the plastic number), so that nothing is left to chance.
+// missing, the layer that has to wait for two loses more than one that has all of them gains. Binomial, with the mean
+// and the variance that `loads` has, each layer at another quantile; the quantiles are as even as sequences can be
+// (multiples of the golden ratio and of the plastic number), so that nothing is left to chance.
 std::vector<double> loads_by_layer(const ExpertLoads& loads, int layers, int experts) {
   std::vector<double> counts(static_cast<size_t>(layers), 0.0);
   if (loads.all <= kLeastLoad) return counts;
@@ -223,11 +225,8 @@ class Builder {
     const Id routed = ends.back();
     const bool all_first = on_demand() || groups.loaded * groups.count <= iteration_.buffer_experts;
     std::vector<Id> loads(static_cast<size_t>(groups.count), -1);
-    // Those that are foreseen are spread among the others, as ids have nothing to do with how often they are used.
-    const auto known_from = [&](int g) {
-      const bool foreseen = (g + 1) * groups.foreseen / groups.count > g * groups.foreseen / groups.count;
-      return on_demand() || !foreseen ? routed : -1;
-    };
+    // Those that are foreseen are on their way first, and computed before the others.
+    const auto known_from = [&](int g) { return on_demand() || g >= groups.foreseen ? routed : -1; };
     if (all_first) {
       for (int g = 0; g < groups.count; ++g) loads[static_cast<size_t>(g)] = add_load(layer, known_from(g));
     }

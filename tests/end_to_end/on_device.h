@@ -1,5 +1,5 @@
-// A fixture of engines on a device: ggml's RPC backend over the CPU, whose memory the host cannot touch, in a process of
-// its own.
+// A fixture of engines on a device: ggml's RPC backend over the CPU, whose memory the host cannot touch, in a process
+// of its own.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -86,8 +86,14 @@ def train_tokenizer(texts, vocab):
 
 def main(argv=None):
     args = parse_arguments(argv)
+    tokenizer = None
+    if args.vocabulary_of:
+        from gguf_model import GgufModel
+
+        tokenizer = GgufModel(args.vocabulary_of).tokenizer
+        args.vocab = tokenizer.get_vocab_size()
     if not 257 <= args.vocab <= 65536:
-        sys.exit("--vocab: from 257 (bytes and end of text) to 65536 (tokens are packed in 16 bits)")
+        sys.exit("the vocabulary: from 257 (bytes and end of text) to 65536 tokens, which are packed in 16 bits")
     files = gather(args)
     parts = {
         "train": [file for file in files if not file.is_held_out],
@@ -95,15 +101,10 @@ def main(argv=None):
     }
     if not all(parts.values()):
         sys.exit(f"only {len(files)} usable files were found: too few to train on and to hold out")
-    if args.vocabulary_of:
-        from gguf_model import GgufModel
-
-        tokenizer = GgufModel(args.vocabulary_of).tokenizer
-        args.vocab = tokenizer.get_vocab_size()
-    else:
+    if tokenizer is None:
         tokenizer = train_tokenizer((file.text for file in parts["train"]), args.vocab)
-    if tokenizer.get_vocab_size() != args.vocab:
-        sys.exit(f"the text yields only {tokenizer.get_vocab_size()} tokens; choose a smaller --vocab")
+        if tokenizer.get_vocab_size() != args.vocab:
+            sys.exit(f"the text yields only {tokenizer.get_vocab_size()} tokens; choose a smaller --vocab")
 
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,8 @@ finished phase is skipped. How far a phase is counts in tokens (--target-tokens)
 (--target-minutes, for a machine that is lent by the minute), whichever comes first; the learning rate falls over the
 last part of it, so a phase can be cut short by stopping it and going on with fewer tokens.
 
-A pair whose checkpoints are gone can be trained on from its files (--begin-with), in the phases one wants.
+A pair whose checkpoints are gone can be trained on from its files (--begin-with), in the phases one wants; what a phase
+would take from one that is left out it takes from the files, and --export writes what was trained.
 
 Runs on a GPU if there is one (matrix products in BF16), else on the CPU. Needs torch and numpy; --export needs gguf.
 """
@@ -151,6 +152,10 @@ def exported_parameters(folder, part, shape, data):
     tokens = model.tokenizer.get_vocab()
     if tokens != data.tokens:
         sys.exit(f"{model.path} has other tokens than the corpus: pack it with --vocabulary-of {model.path}")
+    for field in ("architecture", "used", "heads", "kv_heads", "rope_base", "mla"):
+        given, wanted = getattr(model.shape, field), getattr(shape, field)
+        if given != wanted:
+            sys.exit(f"{model.path} is not of the shape to train: {field} is {given}, not {wanted}")
     wanted = new_parameters(shape, SEED)
     params = {name: model.params[name] for name in wanted if name in model.params}
     for name, tensor in wanted.items():
@@ -180,10 +185,10 @@ class Phase:
         self.teacher_shape, self.teacher = None, None
 
     def first_parameters(self, pair):
-        draft = load_checkpoint(self.args, "draft")
-        if self.args.begin_with and not (self.name == "distill" and draft):
+        if self.args.begin_with and not (self.name == "distill" and "draft" in self.args.phases):
             part = "target" if self.name == "target" else "draft"
             return exported_parameters(self.args.begin_with, part, self.shape, self.data)
+        draft = load_checkpoint(self.args, "draft")
         if self.name == "draft":
             return new_parameters(self.shape, SEED)
         if draft is None:
@@ -195,11 +200,15 @@ class Phase:
         return target
 
     def load_teacher(self):
-        target = load_checkpoint(self.args, "target")
-        if target is None:
-            sys.exit(f"{checkpoint_path(self.args, 'target')} is missing: train the target first")
         self.teacher_shape = SHAPES[self.args.shape].target
-        self.teacher = {key: value.to(self.args.device) for key, value in target["params"].items()}
+        if self.args.begin_with and "target" not in self.args.phases:
+            params = exported_parameters(self.args.begin_with, "target", self.teacher_shape, self.data)
+        else:
+            target = load_checkpoint(self.args, "target")
+            if target is None:
+                sys.exit(f"{checkpoint_path(self.args, 'target')} is missing: train the target first")
+            params = target["params"]
+        self.teacher = {key: value.to(self.args.device) for key, value in params.items()}
 
     def progress(self):
         return max(self.tokens / self.most_tokens, self.seconds / self.most_seconds)

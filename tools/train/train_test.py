@@ -163,6 +163,20 @@ class Training(WithCorpus):
             for name, tensor in wanted["params"].items():
                 self.assertTrue(torch.equal(tensor, given["params"][name]), f"{phase} {name}")
 
+    def test_an_exported_target_teaches(self):
+        files = self.scratch("teacher")
+        self.train("fine-tiny", "taught", "--export", files, "--export-type", "F32")
+        again = ("--begin-with", files, "--phases", "distill")
+        self.train("fine-tiny", "by-file", *again)
+        # As from checkpoints of the same models, in a folder of their own.
+        self.train("fine-tiny", "by-checkpoint", "--begin-with", files, "--phases", "target", "--rate", "0", tokens=128)
+        self.train("fine-tiny", "by-checkpoint", "--begin-with", files, "--phases", "target,distill", tokens=128)
+        self.train("fine-tiny", "by-file-short", *again, tokens=128)
+        one, other = self.parameters("by-checkpoint", "distill"), self.parameters("by-file-short", "distill")
+        for name, tensor in one["params"].items():
+            self.assertTrue(torch.equal(tensor, other["params"][name]), name)
+        self.assertEqual(self.parameters("by-file", "distill")["tokens"], 1024)
+
     def test_a_pair_is_trained_on_in_its_own_vocabulary(self):
         files = self.scratch("own")
         self.train("fine-tiny", "own", "--phases", "draft,target", "--export", files)
