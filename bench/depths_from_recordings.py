@@ -12,18 +12,16 @@ import argparse
 import json
 import pathlib
 import statistics
-import subprocess
+
+from replay import replay
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LEAST_SLOTS = 10
 
 
 def seconds_per_token(args, recording, slots, depth):
-    command = [args.binary, "simulate", recording, "--policy", "auto", "--slots", str(slots), "--depth", depth, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(done.stderr.strip())
-    return json.loads(done.stdout)["policies"][0]["tpot_s"]
+    flags = ("--policy", "auto", "--slots", str(slots), "--depth", depth)
+    return replay(args.binary, recording, *flags)["policies"][0]["tpot_s"]
 
 
 def main():

@@ -9,10 +9,10 @@ Belady's bound there. Medians over the recordings; nothing in it depends on the 
 """
 
 import argparse
-import json
 import pathlib
 import statistics
-import subprocess
+
+from replay import replay
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MACHINES = {"rtx3090": "RTX 3090", "rtx4090": "RTX 4090", "a100": "A100 40 GB"}
@@ -23,12 +23,8 @@ def replayed(args, machine, model, policies, depth, stack="native"):
     """Of each recording the replayed policies by name."""
     out = []
     for recording in args.recordings:
-        command = [args.binary, "simulate", recording, "--preset", machine, "--scale", model, "--stack", stack,
-                   "--policy", ",".join(policies), "--depth", depth, "--json"]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise SystemExit(done.stderr.strip())
-        result = json.loads(done.stdout)
+        result = replay(args.binary, recording, "--preset", machine, "--scale", model, "--stack", stack,
+                        "--policy", ",".join(policies), "--depth", depth)  # fmt: skip
         out.append({policy["policy"]: {**policy, "slots": result["expert_slots"]} for policy in result["policies"]})
     return out
 

@@ -15,6 +15,8 @@ import statistics
 import subprocess
 import tempfile
 
+from replay import replay
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -29,9 +31,8 @@ def record(args, run, prompt_file, trace):
 
 def replayed(args, trace, slots):
     """Seconds per token by policy."""
-    done = subprocess.run([args.binary, "simulate", trace, "--policy", "all", "--slots", str(slots), "--json"],
-                          check=True, capture_output=True, text=True)  # fmt: skip
-    return {policy["policy"]: policy["tpot_s"] for policy in json.loads(done.stdout)["policies"]}
+    result = replay(args.binary, trace, "--policy", "all", "--slots", str(slots))
+    return {policy["policy"]: policy["tpot_s"] for policy in result["policies"]}
 
 
 def main():

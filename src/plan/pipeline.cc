@@ -17,7 +17,6 @@ constexpr double kLeastLoad = 1e-6;  // experts of a layer; less is nothing
 
 // One layer's experts: those that memory has, which are computed first, then the others in equal groups.
 struct Groups {
-  bool any = false;       // the layer has experts
   double resident_s = 0;  // of computing what memory has, for one micro-batch
   int count = 0;          // of groups that are loaded
   double load_s = 0;      // of one
@@ -150,7 +149,6 @@ class Builder {
       if (layer.experts > 0) {
         const double compute_s = experts_seconds(layer, cost_.popularity, tokens);
         const double loaded = *count++;
-        groups.any = true;
         groups.resident_s = std::max(0.0, 1 - loads.all / used) * compute_s;
         if (loaded > kLeastLoad) {
           groups.count = std::clamp(static_cast<int>(std::lround(loaded)), 1, kMostGroups);
@@ -221,7 +219,7 @@ class Builder {
   // Experts of a layer for all micro-batches, after what each waits for. Returns what each ends with.
   std::vector<Id> add_experts(int layer, std::vector<Id> ends) {
     const Groups& groups = groups_[layer];
-    if (!groups.any) return ends;
+    if (cost_.layers[static_cast<size_t>(layer)].experts == 0) return ends;
     const Id routed = ends.back();
     const bool all_first = on_demand() || groups.loaded * groups.count <= iteration_.buffer_experts;
     std::vector<Id> loads(static_cast<size_t>(groups.count), -1);

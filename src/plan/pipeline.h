@@ -1,8 +1,9 @@
 // The pipelines of an iteration as schedules: who waits for whom, and what one iteration takes in the long run. Pure.
 //
 //   kStreamed         one micro-batch, one computing unit. Per layer attention and dense work, then experts, those that
-//                     memory has before the others; a load of a later layer begins as soon as the buffer has room, that of an expert which is used too
-//                     seldom to be foreseen (kForeseenUse) when its layer's router has spoken
+//                     memory has before the others; a load of a later layer begins as soon as the buffer has room, that
+//                     of an expert which is used too seldom to be foreseen (kForeseenUse) when its layer's router has
+//                     spoken
 //   kTwoMicroBatches  SpecMoEOff (2508.21706, its pipeline): device pre-attention -> activations out -> attention on
 //                     the processor -> activations in -> device post-attention -> experts on the device; while one
 //                     micro-batch is in attention another is on the device, later layers' experts are loaded meanwhile

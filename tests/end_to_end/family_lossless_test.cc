@@ -13,8 +13,6 @@ namespace {
 constexpr size_t kPrompts = 3;
 constexpr int64_t kTokens = 40;
 
-using Texts = std::vector<std::vector<int32_t>>;
-
 class FamilyLossless : public testing::TestWithParam<FamilyCase> {
  protected:
   void SetUp() override {
@@ -41,18 +39,7 @@ class FamilyLossless : public testing::TestWithParam<FamilyCase> {
     return options;
   }
 
-  static Texts texts_of(const EngineOptions& options) {
-    Texts texts;
-    Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
-    EXPECT_TRUE(engine.ok()) << engine.status().message();
-    if (!engine.ok()) return texts;
-    for (const std::string& prompt : read_prompts(kPrompts)) {
-      Generated result = generate(**engine, (*engine)->tokenizer().tokenize(prompt), kTokens);
-      EXPECT_TRUE(result.status.ok()) << result.status.message();
-      texts.push_back(std::move(result.tokens));
-    }
-    return texts;
-  }
+  static Texts texts_of(const EngineOptions& options) { return texts_by(options, kPrompts, kTokens); }
 
   TempDir folder_;
   std::string target_;

@@ -46,4 +46,23 @@ inline Generated generate(Engine& engine, std::span<const int32_t> prompt, int64
   return result;
 }
 
+using Texts = std::vector<std::vector<int32_t>>;
+
+// The first prompts' texts by one engine, whose books are looked through after each.
+inline Texts texts_by(const EngineOptions& options, size_t prompts, int64_t tokens) {
+  Texts texts;
+  Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
+  EXPECT_TRUE(engine.ok()) << engine.status().message();
+  if (!engine.ok()) return texts;
+  for (const std::string& prompt : read_prompts(prompts)) {
+    Generated result = generate(**engine, (*engine)->tokenizer().tokenize(prompt), tokens);
+    EXPECT_TRUE(result.status.ok()) << result.status.message();
+    texts.push_back(std::move(result.tokens));
+    const LoadedModel& target = (*engine)->target();
+    if (target.cache != nullptr) target.cache->check_invariants();
+    if (target.device_experts != nullptr) target.device_experts->slots().check_invariants();
+  }
+  return texts;
+}
+
 }  // namespace drafthorse

@@ -20,8 +20,6 @@ const std::string kTarget = DRAFTHORSE_MODELS_DIR "/mixtral/target.gguf";
 const std::string kDenseDraft = DRAFTHORSE_MODELS_DIR "/mixtral/draft.gguf";
 const std::string kQuantizedDraft = DRAFTHORSE_QUANTIZED_DRAFT;
 
-using Texts = std::vector<std::vector<int32_t>>;
-
 EngineOptions base_options() {
   EngineOptions options;
   options.target_path = kTarget;
@@ -39,19 +37,7 @@ EngineOptions drafting(const std::string& drafter, int depth) {
   return options;
 }
 
-Texts texts_of(const EngineOptions& options) {
-  Texts texts;
-  Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
-  EXPECT_TRUE(engine.ok()) << engine.status().message();
-  if (!engine.ok()) return texts;
-  for (const std::string& prompt : read_prompts(kPrompts)) {
-    Generated result = generate(**engine, (*engine)->tokenizer().tokenize(prompt), kTokens);
-    EXPECT_TRUE(result.status.ok()) << result.status.message();
-    texts.push_back(std::move(result.tokens));
-    if (ExpertCache* cache = (*engine)->target().cache.get()) cache->check_invariants();
-  }
-  return texts;
-}
+Texts texts_of(const EngineOptions& options) { return texts_by(options, kPrompts, kTokens); }
 
 class Lossless : public testing::Test {
  protected:

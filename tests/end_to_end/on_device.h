@@ -20,8 +20,6 @@ namespace drafthorse {
 inline constexpr size_t kPrompts = 4;
 inline constexpr int64_t kTokens = 48;
 
-using Texts = std::vector<std::vector<int32_t>>;
-
 class OnDevice : public testing::Test {
  protected:
   inline static const std::string kTarget = DRAFTHORSE_FLOAT_TARGET;
@@ -53,22 +51,7 @@ class OnDevice : public testing::Test {
     return result;
   }
 
-  static Texts texts_of(const EngineOptions& options) {
-    Texts texts;
-    Result<std::unique_ptr<Engine>> engine = Engine::open(options, {});
-    EXPECT_TRUE(engine.ok()) << engine.status().message();
-    if (!engine.ok()) return texts;
-    for (const std::string& prompt : read_prompts(kPrompts)) {
-      Generated result = generate(**engine, (*engine)->tokenizer().tokenize(prompt), kTokens);
-      EXPECT_TRUE(result.status.ok()) << result.status.message();
-      texts.push_back(std::move(result.tokens));
-      if (const LoadedModel& target = (*engine)->target(); target.cache != nullptr) {
-        target.cache->check_invariants();
-        if (target.device_experts != nullptr) target.device_experts->slots().check_invariants();
-      }
-    }
-    return texts;
-  }
+  static Texts texts_of(const EngineOptions& options) { return texts_by(options, kPrompts, kTokens); }
 
   static const Texts& reference() {
     static const Texts texts = texts_of(options());

@@ -90,10 +90,10 @@ class Data:
     def __init__(self, folder, seq, batch, device):
         if not (Path(folder) / "tokens.npz").exists():
             sys.exit(f"{folder} has no tokens.npz: make it with pack_corpus.py")
-        streams = np.load(Path(folder) / "tokens.npz")
+        self.folder = Path(folder)
+        streams = np.load(self.folder / "tokens.npz")
         self.train, self.held_out = streams["train"], streams["held_out"]
         self.vocab = json.loads((Path(folder) / "corpus.json").read_text())["vocab"]
-        self.tokens = json.loads((Path(folder) / "tokenizer.json").read_text())["model"]["vocab"]
         self.seq, self.batch, self.device = seq, batch, device
         if len(self.held_out) < seq + 2 or len(self.train) < seq + 2:
             sys.exit(f"{folder}: fewer tokens than one sample of {seq}")
@@ -149,8 +149,8 @@ def exported_parameters(folder, part, shape, data):
     from gguf_model import GgufModel
 
     model = GgufModel(Path(folder) / f"{part}.gguf")
-    tokens = model.tokenizer.get_vocab()
-    if tokens != data.tokens:
+    corpus_tokens = json.loads((data.folder / "tokenizer.json").read_text())["model"]["vocab"]
+    if model.tokenizer.get_vocab() != corpus_tokens:
         sys.exit(f"{model.path} has other tokens than the corpus: pack it with --vocabulary-of {model.path}")
     for field in ("architecture", "used", "heads", "kv_heads", "rope_base", "mla"):
         given, wanted = getattr(model.shape, field), getattr(shape, field)
