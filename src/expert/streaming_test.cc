@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <numeric>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "expert/testing/cache_setup.h"
+#include "expert/turn_order.h"
 
 namespace drafthorse {
 namespace {
@@ -31,8 +33,7 @@ struct Reads {
 
 constexpr double kLittle = 0.02 * kLayers * kExperts * kCompute_ns * 1e-9;  // of a pass
 
-// Calls the cache as a batch's pass does (ForwardPass::experts_in_order): a layer's experts that have arrived, those
-// that were there from the beginning while the next one is read.
+// Calls the cache as a batch's pass does (ForwardPass::experts_in_order).
 class StreamedPasses {
  public:
   StreamedPasses(const std::string& policy, int slots, double share_used)
@@ -71,36 +72,19 @@ class StreamedPasses {
     return out;
   }
 
-  // Takes the next one to compute out of the two.
-  ExpertId next(LayerId layer, std::vector<ExpertId>& there, std::vector<ExpertId>& awaited) {
-    auto at = std::find_if(awaited.begin(), awaited.end(), [&](ExpertId expert) {
-      return setup_.cache->resident({layer, expert});
-    });
-    if (there.empty()) at = awaited.begin();
-    std::vector<ExpertId>& from = at == awaited.end() ? there : awaited;
-    if (at == awaited.end()) at = there.begin();
-    const ExpertId expert = *at;
-    from.erase(at);
-    return expert;
-  }
-
   void pass() {
     for (int l = 0; l < kLayers; ++l) {
       const LayerId layer{l};
       const std::vector<ExpertId> experts = used();
-      std::vector<ExpertId> awaited = experts;
-      const auto absent = std::stable_partition(awaited.begin(), awaited.end(), [&](ExpertId expert) {
-        return setup_.cache->resident({layer, expert});
-      });
-      std::vector<ExpertId> there(awaited.begin(), absent);
-      awaited.erase(awaited.begin(), absent);
       setup_.clock.advance_by(kCompute_ns);
       setup_.cache->poll();
+      TurnOrder turn;
+      turn.begin(*setup_.cache, layer, experts);
       setup_.cache->begin_turn(layer, experts);
-      while (!there.empty() || !awaited.empty()) {
-        const ExpertId expert = next(layer, there, awaited);
+      while (!turn.done()) {
+        const ExpertId expert = turn.take(*setup_.cache, layer);
         setup_.cache->demand_portion({&expert, 1});
-        read_ahead(layer, awaited);
+        read_ahead(layer, turn.awaited());
         ASSERT_TRUE(setup_.cache->wait_for(expert).ok());
         setup_.clock.advance_by(kCompute_ns);
         setup_.cache->release(expert);
@@ -114,7 +98,7 @@ class StreamedPasses {
     setup_.cache->advance(kTokens);
   }
 
-  void read_ahead(LayerId layer, const std::vector<ExpertId>& awaited) {
+  void read_ahead(LayerId layer, std::span<const ExpertId> awaited) {
     int ahead = 0;
     const auto read = [&](ExpertKey key) {
       if (!setup_.cache->resident(key) || setup_.cache->awaits_turn(key)) ++ahead;

@@ -348,30 +348,22 @@ Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
   // Where every (token, expert) pair's row can be kept until all are there, a batch computes what is there while it
   // waits for the others.
   const bool keeps_rows = is_batch_ && count * model_.config().n_expert_used <= model_.workspace().output_rows;
-  awaited_ = union_;
-  there_.clear();
   if (keeps_rows) {
     give_rows();
-    const auto absent = std::stable_partition(awaited_.begin(), awaited_.end(), [&](ExpertId expert) {
-      return cache_->resident({layer, expert});
-    });
-    there_.assign(awaited_.begin(), absent);
-    awaited_.erase(awaited_.begin(), absent);
-    std::stable_partition(awaited_.begin(), awaited_.end(), [&](ExpertId expert) {
-      return cache_->on_its_way({layer, expert});
-    });
+    turn_.begin(*cache_, layer, union_);
   } else {
     clear_sum(count);
+    turn_.begin_by_id(union_);
   }
   const int64_t stall_before = cache_->stats()[index(layer)].stall_ns;
   cache_->set_background_limit(kStreamBackgroundBytes);
   foresee_next_layer(layer, count);
   cache_->begin_turn(layer, union_);
-  while (!there_.empty() || !awaited_.empty()) {
+  while (!turn_.done()) {
     if (interrupted_ != nullptr && *interrupted_) return interrupted_error();
-    const ExpertId expert = next_expert(layer);
+    const ExpertId expert = turn_.take(*cache_, layer);
     cache_->demand_portion({&expert, 1});
-    read_ahead(layer, awaited_);
+    read_ahead(layer, turn_.awaited());
     RETURN_IF_ERROR(cache_->wait_for(expert));
     compute_expert(layer, expert, keeps_rows);
     cache_->release(expert);
@@ -383,21 +375,6 @@ Status ForwardPass::experts_in_order(LayerId layer, int32_t count) {
   else
     add_sum(count);
   return {};
-}
-
-// Takes one out of there_ or awaited_. What has arrived goes first: its slot is wanted for the next one. What was there
-// from the beginning fills the time until then.
-ExpertId ForwardPass::next_expert(LayerId layer) {
-  const auto take = [](std::vector<ExpertId>& from, std::vector<ExpertId>::iterator at) {
-    const ExpertId expert = *at;
-    from.erase(at);
-    return expert;
-  };
-  if (there_.empty()) return take(awaited_, awaited_.begin());
-  const auto arrived = std::find_if(awaited_.begin(), awaited_.end(), [&](ExpertId expert) {
-    return cache_->resident({layer, expert});
-  });
-  return arrived != awaited_.end() ? take(awaited_, arrived) : take(there_, there_.begin());
 }
 
 // All of the present layer's rows of one expert: kept as give_rows() has them, or added to their tokens' sums at once.

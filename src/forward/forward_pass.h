@@ -1,10 +1,12 @@
 // One pass of a model over a window of tokens: layer by layer, experts as they arrive.
 //
 // Ways through a layer's experts, with the same bits:
-//   a window (up to the workspace's max_window tokens): all demanded at once, computed in arrival order, residents first;
+//   a window (up to the workspace's max_window tokens): all demanded at once, computed in arrival order, residents
+//   first;
 //     each (token, expert) pair's output is kept in a row of its own and added to its token when all are there
-//   a batch that reads: one by one, what has arrived first and what was there while the next is read; outputs kept likewise
-//   a longer run of tokens (prefill), and a batch with more pairs than rows (Workspace::output_rows): one by one in the
+//   a batch that reads: one by one, what has arrived first and what was there while the next is read; outputs kept
+//   likewise a longer run of tokens (prefill), and a batch with more pairs than rows (Workspace::output_rows): one by
+//   one in the
 //     order of their ids, each added as soon as it is computed, while the next ones are read
 // A layer's experts are read once for all tokens.
 //
@@ -27,6 +29,7 @@
 #include "base/clock.h"
 #include "base/trace.h"
 #include "expert/cache.h"
+#include "expert/turn_order.h"
 #include "forward/device_experts.h"
 #include "forward/pass_observer.h"
 #include "model/model.h"
@@ -128,7 +131,6 @@ class ForwardPass {
   void experts_among_residents(LayerId layer);
   void clear_sum(int32_t count);  // of the experts' outputs, for the first `count` tokens
   void add_sum(int32_t count);    // to the residual
-  ExpertId next_expert(LayerId layer);
   void give_rows();
   void add_rows(LayerId layer, int32_t count);
   // Computes work_, whose rows read the tokens given, into the same rows of `output`.
@@ -155,13 +157,12 @@ class ForwardPass {
   std::vector<ExpertKey> ahead_;
   uint64_t ahead_bytes_ = 0;
   uint64_t slot_bytes_ = 0;  // of an expert in RAM
-  int64_t stage_ns_ = 0;  // that the last layer took up to its router, as the next one will
+  int64_t stage_ns_ = 0;     // that the last layer took up to its router, as the next one will
 
   std::vector<std::vector<RoutedExpert>> routes_;  // by layer: [tokens * n_expert_used]
   std::vector<std::vector<int32_t>> tokens_of_;    // by expert: tokens of the present layer routed to it
   std::vector<ExpertId> union_;                    // experts with tokens, by id
-  std::vector<ExpertId> there_;                    // of these, in memory from the beginning and not computed yet
-  std::vector<ExpertId> awaited_;                  // the others
+  TurnOrder turn_;                                 // the same, where they are computed one by one
   std::vector<int32_t> first_row_of_;              // by expert, its first of token_of_row_
   std::vector<int32_t> token_of_row_;
   std::vector<ops::ExpertWork> work_;
