@@ -78,6 +78,8 @@ struct Batch::Parts {
   std::optional<BatchDepthPolicy> depth_policy;  // none where the depth is given, or nobody drafts
   double resident_experts = 0;                   // when it began, of each layer
   std::vector<int> rooms;                        // of those that generate, in the order of admission
+  std::vector<int64_t> left, behind;             // likewise (BatchState)
+  BatchDepthChoice choice;                       // of the iteration
   // Requests that sample alike but for their seeds share a sampler, unless it has a grammar, which remembers.
   std::vector<std::weak_ptr<Sampler>> samplers;
   std::deque<std::unique_ptr<Sequence>> waiting;
@@ -233,6 +235,9 @@ int32_t Batch::choose_depth() {
   const KvCache& kv = parts.target.model->kv();
   int64_t prompt_tokens = 0;
   parts.rooms.clear();
+  parts.left.clear();
+  parts.behind.clear();
+  parts.choice = {};
   for (const auto& one : parts.active) {
     if (!generates(*one)) {
       prompt_tokens += static_cast<int64_t>(one->text.tokens.size()) - kv.length(one->number);
@@ -240,14 +245,19 @@ int32_t Batch::choose_depth() {
     }
     ++last_.generating;
     last_.cached_positions += kv.length(one->number);
-    parts.rooms.push_back(static_cast<int>(std::clamp<int64_t>(one->room(engine_.context()), 0, kMaxDraftDepth)));
+    const int64_t room = std::max<int64_t>(0, one->room(engine_.context()));
+    parts.rooms.push_back(static_cast<int>(std::min<int64_t>(room, kMaxDraftDepth)));
+    parts.left.push_back(room + 1);
+    const auto length = static_cast<int32_t>(one->text.tokens.size());
+    parts.behind.push_back(parts.drafter != nullptr ? parts.drafter->behind(one->number, length) : 0);
   }
   if (parts.drafter == nullptr || last_.generating == 0) return 0;
   const int32_t columns = parts.target.model->workspace().shape().columns;
   const int32_t fit = columns / last_.generating - 1;
   if (!parts.depth_policy) return std::min(*engine_.options().draft_depth, fit);
   parts.resident_experts = residents_per_layer(parts.target);
-  return parts.depth_policy->choose(batch_state(prompt_tokens, fit)).depth;
+  parts.choice = parts.depth_policy->choose(batch_state(prompt_tokens, fit));
+  return parts.choice.depth;
 }
 
 BatchState Batch::batch_state(int64_t prompt_tokens, int32_t most_depth) const {
@@ -256,6 +266,8 @@ BatchState Batch::batch_state(int64_t prompt_tokens, int32_t most_depth) const {
   return {.sequences = last_.generating,
           .cached_positions = last_.cached_positions,
           .rooms = parts_->rooms,
+          .left = parts_->left,
+          .behind = parts_->behind,
           .prompt_tokens = riding,
           .prompt_token_keys = prompt_keys(riding),
           .resident_experts = parts_->resident_experts,
@@ -278,13 +290,15 @@ int64_t Batch::prompt_keys(int64_t tokens) const {
 Status Batch::draft(int32_t depth) {
   std::vector<DraftRequest> requests;
   std::vector<Sequence*> sequences;
+  size_t next = 0;  // of those that generate, as choose_depth() saw them
   for (const auto& one : parts_->active) {
     if (!generates(*one)) continue;
+    const size_t i = next++;
     const int64_t room = std::clamp<int64_t>(one->room(engine_.context()), 0, depth);
-    if (room == 0) continue;
+    if (room == 0 || !parts_->choice.drafts_for(i)) continue;
     sequences.push_back(one.get());
     last_.asked_tokens += room;
-    last_.caught_up_tokens += parts_->drafter->behind(one->number, static_cast<int32_t>(one->text.tokens.size()));
+    last_.caught_up_tokens += parts_->behind[i];
     requests.push_back({one->number,
                         one->text.tokens,
                         static_cast<int32_t>(room),

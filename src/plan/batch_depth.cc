@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <utility>
 
 #include "base/check.h"
 
@@ -20,6 +22,8 @@ constexpr double kDraftGain = 1.02;    // drafting must promise this much
 constexpr int64_t kPauseGrowth = 4;    // of the iterations between trials
 constexpr int64_t kLongestPause = 256;
 constexpr double kFreeDraft_s = 1e-6;  // per token of a drafter without costs
+constexpr double kFewTexts = 0.1;      // of an iteration, to read texts for a drafter that is not known yet
+constexpr double kReadingMargin = 2;   // of what drafting must gain over what must be read for it
 constexpr double kLoadBound = 0.1;     // of a pass spent waiting, from which on loads are what it takes
 
 double seconds_per_token(const BatchDepthChoice& one) { return one.seconds / std::max(1e-9, one.tokens); }
@@ -119,14 +123,16 @@ BatchDepthPolicy::Compute BatchDepthPolicy::compute(const Parts& parts) const {
   return out;
 }
 
-BatchDepthPolicy::Drafting BatchDepthPolicy::drafting(const BatchState& state, int depth) const {
+BatchDepthPolicy::Drafting BatchDepthPolicy::drafting(const BatchState& state, int depth,
+                                                      const std::vector<bool>& skipped) const {
   Drafting out(static_cast<size_t>(depth), 0.0);
   if (state.rooms.empty()) {
     std::fill(out.begin(), out.end(), state.sequences);
     return out;
   }
-  for (const int32_t room : state.rooms) {
-    if (const int drafts = std::min<int>(room, depth); drafts > 0) ++out[drafts - 1];
+  for (size_t i = 0; i < state.rooms.size(); ++i) {
+    if (!skipped.empty() && skipped[i]) continue;
+    if (const int drafts = std::min<int>(state.rooms[i], depth); drafts > 0) ++out[drafts - 1];
   }
   for (int i = depth - 1; i-- > 0;) out[i] += out[i + 1];
   return out;
@@ -189,33 +195,73 @@ BatchDepthChoice BatchDepthPolicy::expect(const BatchState& state, const Draftin
   return out;
 }
 
+bool BatchDepthPolicy::unknown() const { return draft_.weight < 1 || acceptance_[0].weight < 2 * kPriorDrafts; }
+
+std::vector<bool> BatchDepthPolicy::skipped(const BatchState& state, double gain_s, double most_s) const {
+  int64_t all = 0;
+  for (const int64_t behind : state.behind) all += std::max<int64_t>(0, behind);
+  if (all == 0) return {};
+  const double mean_keys = static_cast<double>(state.cached_positions) / std::max(1, state.sequences);
+  const double token_s =
+      draft_.value * draft_seconds({}, mean_keys, static_cast<double>(all)) / static_cast<double>(all);
+  std::vector<bool> out(state.behind.size(), false);
+  double reading_s = 0;
+  for (size_t i = 0; i < out.size(); ++i) {
+    if (state.behind[i] <= 0 || state.rooms[i] <= 0) continue;
+    const double one_s = static_cast<double>(state.behind[i]) * token_s;
+    const bool too_much = reading_s > 0 && reading_s + one_s > most_s;
+    out[i] = too_much || static_cast<double>(state.left[i]) * gain_s < kReadingMargin * one_s;
+    if (!out[i]) reading_s += one_s;
+  }
+  return out;
+}
+
 BatchDepthChoice BatchDepthPolicy::choose(const BatchState& state) const {
+  CHECK(state.left.size() == state.behind.size());
+  CHECK(state.behind.empty() || state.behind.size() == state.rooms.size());
   const int deepest = std::max(0, std::min(options_.max_depth, state.max_depth));
-  const Drafting everyone = drafting(state, deepest);
-  const auto at = [&](const BatchState& of, int depth) {
-    return expect(of, Drafting(everyone.begin(), everyone.begin() + depth), depth);
+  const auto at = [&](const BatchState& of, const Drafting& who, int depth) {
+    return expect(of, Drafting(who.begin(), who.begin() + depth), depth);
   };
   // Nobody has room for more.
-  const auto most = static_cast<int>(std::find(everyone.begin(), everyone.end(), 0.0) - everyone.begin());
+  const auto most = [](const Drafting& who) {
+    return static_cast<int>(std::find(who.begin(), who.end(), 0.0) - who.begin());
+  };
   BatchState alone = state;
   alone.prompt_tokens = alone.prompt_token_keys = 0;
-  const double token_s = seconds_per_token(at(alone, 0));
-  double least_s = token_s;
-  for (int depth = 1; depth <= most; ++depth) least_s = std::min(least_s, seconds_per_token(at(alone, depth)));
+  const double token_s = seconds_per_token(expect(alone, {}, 0));
+  const auto least = [&](const Drafting& who) {
+    double least_s = token_s;
+    for (int depth = 1; depth <= most(who); ++depth) {
+      least_s = std::min(least_s, seconds_per_token(at(alone, who, depth)));
+    }
+    return least_s;
+  };
 
   // Without prompts the most gained is the least time per token.
-  const BatchDepthChoice none = at(state, 0);
+  const BatchDepthChoice none = expect(state, {}, 0);
   BatchDepthChoice best = none;
+  const Drafting everyone = drafting(state, deepest);
+  const double few_s = kFewTexts * token_s * state.sequences;
+  const double gain_s = token_s - least(everyone);
+  best.skipped = skipped(state, gain_s, unknown() ? few_s : std::numeric_limits<double>::infinity());
+  const Drafting some = drafting(state, deepest, best.skipped);
+  const double least_s = least(some);
   const auto gain = [&](const BatchDepthChoice& one) { return one.tokens * least_s - one.seconds; };
-  for (int depth = 1; depth <= most && token_s >= kDraftGain * least_s; ++depth) {
-    const BatchDepthChoice one = at(state, depth);
-    if (gain(one) > gain(best)) best = one;
+  for (int depth = 1; depth <= most(some) && token_s >= kDraftGain * least_s; ++depth) {
+    BatchDepthChoice one = at(state, some, depth);
+    one.skipped = best.skipped;
+    if (gain(one) > gain(best)) best = std::move(one);
   }
-  if (best.depth > 0 || most == 0 || iterations_ < next_trial_) return best;
-  BatchDepthChoice trial = at(state, 1);
+  if (best.depth > 0 || most(everyone) == 0 || iterations_ < next_trial_) return best;
   // Only where it would pay if all were accepted.
-  if (trial.seconds - none.seconds > everyone[0] * token_s) return best;
+  const double gained_s = everyone[0] * token_s - (at(state, everyone, 1).seconds - none.seconds);
+  std::vector<bool> skipping = skipped(state, gained_s / (state.sequences + everyone[0]), few_s);
+  const Drafting tried = drafting(state, 1, skipping);
+  if (gained_s < 0 || tried[0] == 0) return best;
+  BatchDepthChoice trial = at(state, tried, 1);
   trial.trial = true;
+  trial.skipped = std::move(skipping);
   return trial;
 }
 

@@ -16,6 +16,10 @@
 // so that the policy works from the first iteration on and with costs that were only assumed. Acceptance is a table by
 // position, given that the position is reached, over all sequences.
 //
+// A drafter that must first read a text (its prompt, and what was made while it did not draft) does so once, for all
+// that it drafts there: a sequence is drafted for only if what it has left to make, at the best depth's gain per token,
+// is worth that reading. As long as next to nothing is known of the drafter it reads a few texts only.
+//
 // Where drafting does not seem to pay but would if everything were accepted, it is tried at depth 1 after ever longer
 // pauses.
 //
@@ -48,6 +52,10 @@ struct BatchState {
   int64_t cached_positions = 0;  // of these, all together
   // How many tokens may be drafted for each of them at most: a window has one more. Empty: plenty.
   std::span<const int32_t> rooms{};
+  // Each one's tokens still to be made, at most, and those that the drafter must read before it can draft for it. Both
+  // as long as `rooms`, or both empty: nothing is to be read.
+  std::span<const int64_t> left{};
+  std::span<const int64_t> behind{};
   int64_t prompt_tokens = 0;      // that ride along
   int64_t prompt_token_keys = 0;  // sum over these of the positions that each sees
   double resident_experts = 0;    // of each layer on average, in memory when the iteration begins
@@ -65,6 +73,9 @@ struct BatchDepthChoice {
   double loaded_bytes = 0;
   Component limit = Component::kOther;  // load, dense, attention, experts or draft, whichever holds it up most
   bool trial = false;                   // not believed best: to learn
+  std::vector<bool> skipped{};          // as long as `rooms`: not worth drafting for; empty: nobody is skipped
+
+  bool drafts_for(size_t place) const { return skipped.empty() || !skipped[place]; }
 };
 
 // What an iteration was; field names as in engine's BatchIteration.
@@ -143,7 +154,11 @@ class BatchDepthPolicy {
   double draft_seconds(const Drafting& drafting, double mean_keys, double caught_up) const;  // as the model says
   double loaded_bytes(double tokens, double resident) const;                                 // likewise
   BatchDepthChoice expect(const BatchState& state, const Drafting& drafting, int depth) const;
-  Drafting drafting(const BatchState& state, int depth) const;
+  // Of those sequences that are not skipped.
+  Drafting drafting(const BatchState& state, int depth, const std::vector<bool>& skipped = {}) const;
+  // Who is not worth the reading, if drafting gains so many seconds per token; at most `most_s` of it.
+  std::vector<bool> skipped(const BatchState& state, double gain_s, double most_s) const;
+  bool unknown() const;  // how good the drafter is, and what it takes
 
   BatchDepthOptions options_;
   std::vector<Decayed> acceptance_;

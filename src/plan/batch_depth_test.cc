@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 #include <random>
+#include <utility>
 
 namespace drafthorse {
 namespace {
@@ -42,6 +43,7 @@ struct World {
   double fading = 0.97;  // of each further position
   double noise = 0.03;
   bool tells_parts = true;
+  bool draft_reads = false;  // the drafter has a KV cache of its own, into which it must read texts first
   int sequences = 32;
   int prompt = 100;
   int output = 150;
@@ -51,6 +53,7 @@ struct World {
 struct Sequence {
   int64_t length = 0;
   int left = 0;
+  int64_t behind = 0;  // tokens that the drafter has not read
 };
 
 // A batch of requests of mixed lengths that run until none is left.
@@ -58,7 +61,7 @@ class Runner {
  public:
   Runner(const World& world, uint64_t seed) : world_(world), seed_(seed) {}
 
-  using Choose = std::function<int(const BatchState&)>;
+  using Choose = std::function<BatchDepthChoice(const BatchState&)>;
   using Observe = std::function<void(const BatchObservation&)>;
 
   // Tokens per second over the whole job. Whether a position is accepted is the text's, not the depth's.
@@ -74,21 +77,28 @@ class Runner {
       int64_t prompts = 0;
       while (waiting > 0 && static_cast<int>(active.size()) < world_.sequences) {
         --waiting;
-        active.push_back({world_.prompt, 1 + static_cast<int>(random() % (2 * static_cast<uint64_t>(world_.output)))});
+        active.push_back({world_.prompt, 1 + static_cast<int>(random() % (2 * static_cast<uint64_t>(world_.output))),
+                          world_.draft_reads ? world_.prompt : 0});
         prompts += world_.prompt;
       }
       BatchState state;
       state.sequences = static_cast<int>(active.size());
       std::vector<int32_t> rooms;
+      std::vector<int64_t> left, behind;
       for (const Sequence& one : active) {
         state.cached_positions += one.length;
         rooms.push_back(one.left - 1);
+        left.push_back(one.left);
+        behind.push_back(one.behind);
       }
       state.rooms = rooms;
+      state.left = left;
+      state.behind = behind;
       state.prompt_tokens = prompts;
       state.prompt_token_keys = prompts * world_.prompt / 2;
       state.resident_experts = world_.resident;
-      const int depth = choose(state);
+      const BatchDepthChoice choice = choose(state);
+      const int depth = choice.depth;
       EXPECT_GE(depth, 0);
       EXPECT_LE(depth, kMaxDepth);
 
@@ -102,9 +112,11 @@ class Runner {
       std::vector<int64_t> reached(static_cast<size_t>(depth), 0);
       std::vector<int64_t> accepted(static_cast<size_t>(depth), 0);
       std::vector<Sequence> next;
+      size_t place = 0;
       for (Sequence& one : active) {
-        const int drafts = std::min(depth, one.left - 1);
+        const int drafts = choice.drafts_for(place++) ? std::min(depth, one.left - 1) : 0;
         seen.drafted_tokens += drafts;
+        if (drafts > 0) seen.caught_up_tokens += std::exchange(one.behind, 0);
         int right = 0;
         double p = world_.acceptance;
         bool going = true;
@@ -122,6 +134,7 @@ class Runner {
         made += right + 1;
         one.length += right + 1;
         one.left -= right + 1;
+        if (world_.draft_reads && drafts == 0) ++one.behind;
         if (one.left > 0) next.push_back(one);
       }
       seen.window_tokens = seen.drafted_tokens + seen.sequences;
@@ -148,6 +161,10 @@ class Runner {
         drafting += world_.draft *
                     pass_seconds(draft, window_work(static_cast<double>(seen.drafted_tokens) / depth, 1, keys)).total();
       }
+      if (seen.caught_up_tokens > 0) {
+        const auto caught_up = static_cast<double>(seen.caught_up_tokens);
+        drafting += world_.draft * pass_seconds(draft, {caught_up, caught_up * keys / 2, caught_up, 0}).total();
+      }
       const double head = world_.tokens * full.head;
       seconds += pass + drafting + head;
       const double factor = std::exp(std::normal_distribution<double>(0, world_.noise)(noise_));
@@ -167,11 +184,11 @@ class Runner {
     return static_cast<double>(made) / seconds;
   }
   double rate(BatchDepthPolicy& policy) {
-    return rate([&](const BatchState& state) { return policy.choose(state).depth; },
+    return rate([&](const BatchState& state) { return policy.choose(state); },
                 [&](const BatchObservation& seen) { policy.observe(seen); });
   }
   double rate(int depth) {
-    return rate([&](const BatchState&) { return depth; }, [](const BatchObservation&) {});
+    return rate([&](const BatchState&) { return BatchDepthChoice{.depth = depth}; }, [](const BatchObservation&) {});
   }
   double best_fixed() {
     double best = 0;
@@ -233,6 +250,11 @@ INSTANTIATE_TEST_SUITE_P(
         Regime{"perfect_draft_slow_link", {.bytes_per_s = 1e8, .acceptance = 0.99, .fading = 1}},
         Regime{"nothing_told_apart", {.weights = 2, .attention = 5, .bytes_per_s = 3e9, .tells_parts = false}},
         Regime{"few_sequences", {.bytes_per_s = 3e8, .sequences = 3, .requests = 16}},
+        Regime{"short_answers_to_prompts_it_reads",
+               {.draft = 5, .bytes_per_s = 3e9, .draft_reads = true, .prompt = 1000, .output = 8}},
+        Regime{"prompts_it_reads", {.draft_reads = true, .prompt = 300}},
+        Regime{"useless_draft_that_reads",
+               {.draft = 5, .bytes_per_s = 1e10, .acceptance = 0.1, .draft_reads = true, .prompt = 300}},
         Regime{"many_sequences", {.bytes_per_s = 1e9, .sequences = 200}}, Regime{"noisy", {.noise = 0.2}}),
     [](const auto& one) { return one.param.name; });
 
@@ -250,7 +272,7 @@ TEST(BatchDepth, PredictsWhatItHasSeen) {
       [&](const BatchState& state) {
         const int depth = static_cast<int>(random() % (kMaxDepth + 1));
         expected = policy.expect(state, depth).seconds;
-        return depth;
+        return BatchDepthChoice{.depth = depth};
       },
       [&](const BatchObservation& seen) {
         if (++iterations > 30) {
@@ -364,8 +386,13 @@ TEST(BatchDepth, IsDeterministic) {
     std::vector<int> depths;
     Runner runner({.bytes_per_s = 5e8}, 5);
     BatchDepthPolicy policy(options());
-    runner.rate([&](const BatchState& state) { return depths.emplace_back(policy.choose(state).depth); },
-                [&](const BatchObservation& seen) { policy.observe(seen); });
+    runner.rate(
+        [&](const BatchState& state) {
+          const BatchDepthChoice choice = policy.choose(state);
+          depths.push_back(choice.depth);
+          return choice;
+        },
+        [&](const BatchObservation& seen) { policy.observe(seen); });
     if (round == 0) first = depths;
     EXPECT_EQ(depths, first);
   }
