@@ -231,11 +231,36 @@ double experts_loaded(const std::vector<double>& popularity, double tokens, doub
   return expert_loads(popularity, tokens, resident).all;
 }
 
+namespace {
+
+// Of an expert that each token uses with probability p, given that some token does.
+double expert_seconds(const CostCurve& curve, double p, double tokens) {
+  constexpr double kManyRows = 100;  // their spread hardly counts
+  constexpr double kRest = 1e-6;     // of probability, left out
+  const double used = used_in(p, tokens);
+  const double mean = p * tokens / used;
+  if (p >= 1 || mean > kManyRows) return curve.at(mean);
+  // Binomial by recurrence; of a number of tokens that is none, as far as it goes.
+  double chance = std::pow(1 - p, tokens);
+  double sum = 0;
+  double seconds = 0;
+  for (int rows = 1; rows < tokens + 1; ++rows) {
+    chance *= (tokens - rows + 1) / rows * p / (1 - p);
+    sum += chance;
+    seconds += chance * curve.at(rows);
+    if (rows > mean && chance < kRest * sum) break;
+  }
+  return sum > 0 ? seconds / sum : curve.at(mean);
+}
+
+}  // namespace
+
+// Not of the mean number of rows: a curve that is flat at first and then steep makes an uneven load dearer.
 double experts_seconds(const LayerCost& layer, const std::vector<double>& popularity, double tokens) {
   double total = 0;
   for (const double p : popularity) {
     const double used = used_in(p, tokens);
-    if (used > 0) total += used * layer.expert.at(p * tokens / used);
+    if (used > 0) total += used * expert_seconds(layer.expert, p, tokens);
   }
   return total;
 }
