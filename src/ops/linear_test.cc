@@ -129,7 +129,7 @@ TEST_P(LinearTest, SameBitsAloneAndTogetherOnAnyThreads) {
     EXPECT_TRUE(same_bits(run_linear(one, isa, w, row(x, kTokens, t)), row(together, kTokens, t))) << "token " << t;
     EXPECT_TRUE(same_bits(run_gated(one, isa, w, u, row(x, kTokens, t)), row(gated, kTokens, t))) << "token " << t;
   }
-  for (const size_t fewer : {2, 3, 4, 5, 8}) {
+  for (const size_t fewer : {2, 3, 4, 5, 6, 7, 8}) {
     const std::vector<float> some(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(fewer) * width);
     const std::vector<float> expected(together.begin(), together.begin() + static_cast<std::ptrdiff_t>(fewer) * kRows);
     EXPECT_TRUE(same_bits(run_linear(one, isa, w, some), expected)) << fewer << " tokens";
@@ -259,9 +259,13 @@ TEST(Linear, AnyBytesGiveTheSameBitsOnAllInstructionSets) {
     SCOPED_TRACE(ggml_type_name(type));
     constexpr int64_t kColumns = 1024;
     constexpr int64_t kRows = 33;
+    constexpr size_t kTokens = 5;
     const size_t row_bytes = ggml_row_size(type, kColumns);
     std::vector<std::byte> data(row_bytes * kRows);
     for (std::byte& byte : data) byte = static_cast<std::byte>(random());
+    // The greatest weights there are: of MXFP4 other bits than of the others.
+    std::fill_n(data.begin(), 8 * row_bytes, std::byte{0xFF});
+    std::fill_n(data.begin() + static_cast<std::ptrdiff_t>(8 * row_bytes), 8 * row_bytes, std::byte{0x77});
     const size_t block = ggml_type_size(type);
     for (size_t b = 0; b < data.size(); b += block) {
       for (const size_t offset : at) data[b + offset + 1] &= std::byte{0xBB};  // no exponent of all ones
@@ -269,13 +273,14 @@ TEST(Linear, AnyBytesGiveTheSameBitsOnAllInstructionSets) {
       if (type == GGML_TYPE_MXFP4) data[b] &= std::byte{0x7F};
     }
     const WeightMatrix w{data.data(), type, kColumns, kRows, row_bytes};
-    std::vector<float> x = random_floats(kColumns * 4, random);
+    std::vector<float> x = random_floats(kColumns * kTokens, random);
     std::fill_n(x.begin() + kColumns, kColumns, 0.0F);      // a token of zeros
-    std::fill_n(x.begin() + 2 * kColumns, kColumns, 1.0F);  // and one of largest values only
+    std::fill_n(x.begin() + 2 * kColumns, kColumns, 1.0F);  // and ones of largest values only
+    std::fill_n(x.begin() + 3 * kColumns, kColumns, -1.0F);
     std::vector<float> expected;
     for (const Isa isa : supported_isas()) {
       const RandomActivations in(x, kColumns, type, isa);
-      std::vector<float> y(4 * kRows);
+      std::vector<float> y(kTokens * kRows);
       linear_rows(simd::kernels(isa), w, in.rows, y.data(), kRows, 0, kRows);
       if (expected.empty()) expected = y;
       EXPECT_TRUE(same_bits(y, expected)) << name(isa);
@@ -285,7 +290,7 @@ TEST(Linear, AnyBytesGiveTheSameBitsOnAllInstructionSets) {
     std::vector<float> values(kColumns * kRows);
     ggml_get_type_traits(type)->to_float(data.data(), values.data(), kColumns * kRows);
     const RandomActivations in(x, kColumns, type);
-    for (size_t t = 0; t < 4; ++t) {
+    for (size_t t = 0; t < kTokens; ++t) {
       const std::vector<float> rounded = activation_values(in.rows[t], kColumns, activation_format(type));
       for (int64_t r = 0; r < kRows; ++r) {
         const ExactDot exact = exact_dot(values.data() + r * kColumns, rounded.data(), kColumns);

@@ -63,6 +63,7 @@ struct Q4_0 {
   static constexpr int kBytes = 18;
   static constexpr int kBiasShift = 3;
   static constexpr bool kWide = false;
+  static constexpr int kMost = 15;
   static typename V::F scale(Rows<V>& rows, size_t offset) { return V::low_half(V::load_u16(rows, offset)); }
   static void weights(Rows<V>& rows, size_t offset, typename V::I* out) { load_nibbles<V>(rows, offset + 2, out); }
 };
@@ -103,6 +104,7 @@ struct Mxfp4 {
   static constexpr int kBytes = 17;
   static constexpr int kBiasShift = 4;
   static constexpr bool kWide = false;
+  static constexpr int kMost = 28;
   static constexpr BiasedSteps<16> kSteps{kMxfp4Steps};
   // 2^(e - 128), the steps being doubled. The ends are what a float's exponent alone cannot say.
   static typename V::F scale(Rows<V>& rows, size_t offset) {
@@ -169,6 +171,7 @@ struct Q4_K {
   static constexpr int kGroup = 32;
   static constexpr GroupOffset kOffset = GroupOffset::kPer32;
   static constexpr bool kWide = false;
+  static constexpr int kMost = 15;
   static void decode(Rows<V>& rows, size_t offset, IntTile<V>& tile) {
     decode_k4_header<V>(rows, offset, tile);
     const typename V::I mask = V::set_int(0x0F0F0F0F);
@@ -190,6 +193,7 @@ struct Q5_K {
   static constexpr int kGroup = 32;
   static constexpr GroupOffset kOffset = GroupOffset::kPer32;
   static constexpr bool kWide = false;
+  static constexpr int kMost = 31;
   static void decode(Rows<V>& rows, size_t offset, IntTile<V>& tile) {
     using I = typename V::I;
     decode_k4_header<V>(rows, offset, tile);
@@ -221,6 +225,7 @@ struct Q6_K {
   static constexpr int kGroup = 16;
   static constexpr GroupOffset kOffset = GroupOffset::kPer16;
   static constexpr bool kWide = false;
+  static constexpr int kMost = 63;
   static void decode(Rows<V>& rows, size_t offset, IntTile<V>& tile) {
     using I = typename V::I;
     const I four = V::set_int(0x0F0F0F0F);
@@ -272,6 +277,7 @@ struct Q2_K {
   static constexpr int kGroup = 16;
   static constexpr GroupOffset kOffset = GroupOffset::kPer16;
   static constexpr bool kWide = false;
+  static constexpr int kMost = 3;
   static void decode(Rows<V>& rows, size_t offset, IntTile<V>& tile) {
     using I = typename V::I;
     const I two = V::set_int(0x03030303);

@@ -69,9 +69,9 @@ TileConfig two_sets(int64_t tokens) {
   return config;
 }
 
-template <typename V, int kColumns, bool kWide>
+template <typename V, int kColumns, typename Format>
 requires HasTiles<V>
-class GroupSums<V, kColumns, kWide> {
+class GroupSums<V, kColumns, Format> {
   using I = typename V::I;
 
  public:
@@ -91,7 +91,7 @@ class GroupSums<V, kColumns, kWide> {
   template <int T>
   __attribute__((always_inline)) void add(I (&sum)[T], int group, const I* weights, const std::byte* const (&x)[T],
                                           size_t column, int64_t token) const {
-    if (!prepared_) return dot_group<V, T, kColumns / 4, kWide>(sum, weights, x, column);
+    if (!prepared_) return dot_group<V, T, kColumns / 4, Format>(sum, weights, x, column);
     for (int t = 0; t < T; ++t) sum[t] = V::add_int(sum[t], V::load_int(&sums_[group][token + t]));
   }
 

@@ -24,17 +24,24 @@
 
 namespace drafthorse::ops::simd {
 
-// function.template operator()<T>(first) for tiles of T <= kMost tokens.
+// function.template operator()<T>(first) with T = count, at most kMost.
+template <int kMost, typename Function>
+inline void with_tokens(int64_t count, int64_t first, const Function& function) {
+  if (count == kMost) {
+    function.template operator()<kMost>(first);
+  } else if constexpr (kMost > 1) {
+    with_tokens<kMost - 1>(count, first, function);
+  }
+}
+
+// function.template operator()<T>(first) for tiles of T <= kMost tokens, of as equal a size as can be: a tile of one
+// token costs nearly what one of a few does.
 template <int kMost, typename Function>
 inline void for_token_tiles(int64_t tokens, const Function& function) {
-  int64_t t = 0;
-  for (; t + kMost <= tokens; t += kMost) function.template operator()<kMost>(t);
-  if constexpr (kMost > 1) {
-    if (t < tokens) {
-      for_token_tiles<kMost - 1>(
-          tokens - t, [&]<int T>(int64_t first)
-                          __attribute__((always_inline)) { function.template operator()<T>(t + first); });
-    }
+  for (int64_t t = 0, tiles = (tokens + kMost - 1) / kMost; tiles > 0; --tiles) {
+    const int64_t count = (tokens - t + tiles - 1) / tiles;
+    with_tokens<kMost>(count, t, function);
+    t += count;
   }
 }
 
@@ -71,24 +78,50 @@ class Chunk {
   alignas(64) std::byte copy_[V::kLanes * kMostBytes];
 };
 
-template <typename V, bool kWide>
+template <typename V, typename Format>
 typename V::I dot_bytes(typename V::I acc, typename V::I w, typename V::I x) {
-  return kWide ? V::dot_s8(acc, w, x) : V::dot_u8(acc, w, x);
+  return Format::kWide ? V::dot_s8(acc, w, x) : V::dot_u8(acc, w, x);
+}
+
+// Of so many dwords of weights the products' pairs can be summed in 16 bits, whatever the activations: at least 1.
+template <typename V, typename Format>
+constexpr int dwords_in_words() {
+  if constexpr (!V::kSumsWords || Format::kWide) {
+    return 1;
+  } else {
+    return INT16_MAX / (2 * 128 * Format::kMost);
+  }
 }
 
 // sum[t] += products of kCount dwords of the tile with those of x[t]
-template <typename V, int T, int kCount, bool kWide>
+template <typename V, int T, int kCount, typename Format>
 inline void dot_group(typename V::I (&sum)[T], const typename V::I* weights, const std::byte* const (&x)[T],
                       size_t column) {
-  for (int k = 0; k < kCount; ++k) {
-    const typename V::I w = weights[k];
-    for (int t = 0; t < T; ++t) sum[t] = dot_bytes<V, kWide>(sum[t], w, V::broadcast_int(x[t] + column + 4 * k));
+  constexpr int kAtOnce = dwords_in_words<V, Format>() < kCount ? dwords_in_words<V, Format>() : kCount;
+  if constexpr (kAtOnce == 1) {
+    for (int k = 0; k < kCount; ++k) {
+      const typename V::I w = weights[k];
+      for (int t = 0; t < T; ++t) sum[t] = dot_bytes<V, Format>(sum[t], w, V::broadcast_int(x[t] + column + 4 * k));
+    }
+  } else {
+    static_assert(kCount % kAtOnce == 0);
+    for (int first = 0; first < kCount; first += kAtOnce) {
+      typename V::I words[T];
+      for (int k = first; k < first + kAtOnce; ++k) {
+        const typename V::I w = weights[k];
+        for (int t = 0; t < T; ++t) {
+          const typename V::I pairs = V::pairs_u8(w, V::broadcast_int(x[t] + column + 4 * k));
+          words[t] = k == first ? pairs : V::add_words(words[t], pairs);
+        }
+      }
+      for (int t = 0; t < T; ++t) sum[t] = V::add_pairs(sum[t], words[t]);
+    }
   }
 }
 
 // Sums of byte products, group by group of kColumns columns. This one multiplies when it is asked for a sum; with
 // matrix tiles (linear_amx.h) the sums of kTokens tokens are there before.
-template <typename V, int kColumns, bool kWide>
+template <typename V, int kColumns, typename Format>
 class GroupSums {
  public:
   static constexpr int64_t kTokens = kTokenBlock;
@@ -101,7 +134,7 @@ class GroupSums {
   template <int T>
   __attribute__((always_inline)) void add(typename V::I (&sum)[T], int /*group*/, const typename V::I* weights,
                                           const std::byte* const (&x)[T], size_t column, int64_t /*token*/) const {
-    dot_group<V, T, kColumns / 4, kWide>(sum, weights, x, column);
+    dot_group<V, T, kColumns / 4, Format>(sum, weights, x, column);
   }
 };
 
@@ -116,7 +149,7 @@ void tile_of_32(const TileArguments& a) {
   for (int64_t t = 0; t < a.tokens; ++t) V::store(a.out + t * V::kLanes, V::zero());
   alignas(64) I weights[kChunk / 4];
   F scale[kBlocks];
-  using Sums = GroupSums<V, 32, Format::kWide>;
+  using Sums = GroupSums<V, 32, Format>;
   Sums sums(a.tokens);
   const int64_t all = a.columns / 32;
   for (int64_t first = 0; first < all; first += kBlocks) {
@@ -170,7 +203,7 @@ void tile_of_256(const TileArguments& a) {
   const QuantizedLayout layout(a.columns, 256);
   for (int64_t t = 0; t < a.tokens; ++t) V::store(a.out + t * V::kLanes, V::zero());
   IntTile<V> tile;
-  using Sums = GroupSums<V, Format::kGroup, Format::kWide>;
+  using Sums = GroupSums<V, Format::kGroup, Format>;
   Sums sums(a.tokens);
   const int64_t blocks = a.columns / kChunk;
   for (int64_t block = 0; block < blocks; ++block) {
@@ -226,32 +259,38 @@ void tile_of_256(const TileArguments& a) {
 
 inline constexpr int kFloatSums = 16;  // per output
 
-// sums[row][token] += `steps` times kFloatSums columns (twice as many where the format is of pairs).
-template <typename V, typename Format, int R, int T>
-inline void multiply_floats(const std::byte* const* weights, const std::byte* const* x, int64_t steps,
-                            typename V::F* sums, int64_t token_stride) {
+// sums[row][token] += `steps` times kFloatSums columns (twice as many where the format is of pairs); of these sums,
+// which fill several vectors, P vectors. Asks for as many bytes of the rows `ahead`: so few columns of so few rows are
+// too short for a processor to foresee what comes after them.
+template <typename V, typename Format, int R, int T, int P>
+inline void multiply_floats(const std::byte* const* weights, const std::byte* const* ahead, const std::byte* const* x,
+                            int64_t steps, int first_part, typename V::F* sums, int64_t token_stride) {
   using F = typename V::F;
   constexpr int kParts = kFloatSums / V::kLanes;
-  F sum[R][T][kParts];
+  F sum[R][T][P];
   for (int r = 0; r < R; ++r) {
     for (int t = 0; t < T; ++t) {
-      for (int p = 0; p < kParts; ++p) sum[r][t][p] = sums[t * token_stride + r * kParts + p];
+      for (int p = 0; p < P; ++p) sum[r][t][p] = sums[t * token_stride + r * kParts + first_part + p];
     }
   }
   for (int64_t step = 0; step < steps; ++step) {
-    for (int p = 0; p < kParts; ++p) {
-      const auto at = static_cast<size_t>(step * kParts + p);
+    if (first_part == 0) {
+      for (int r = 0; r < R; ++r) V::prefetch(ahead[r] + static_cast<size_t>(step) * kParts * Format::kVectorBytes);
+    }
+    for (int p = 0; p < P; ++p) {
+      const auto at = static_cast<size_t>(step * kParts + first_part + p);
       F w[R];
       for (int r = 0; r < R; ++r) w[r] = Format::load(weights[r] + at * Format::kVectorBytes);
       for (int t = 0; t < T; ++t) {
-        const F token = V::load(reinterpret_cast<const float*>(x[t] + at * sizeof(F)));
+        F token = V::load(reinterpret_cast<const float*>(x[t] + at * sizeof(F)));
+        if constexpr (R > 1) V::keep(token);
         for (int r = 0; r < R; ++r) sum[r][t][p] = Format::multiply(w[r], token, sum[r][t][p]);
       }
     }
   }
   for (int r = 0; r < R; ++r) {
     for (int t = 0; t < T; ++t) {
-      for (int p = 0; p < kParts; ++p) sums[t * token_stride + r * kParts + p] = sum[r][t][p];
+      for (int p = 0; p < P; ++p) sums[t * token_stride + r * kParts + first_part + p] = sum[r][t][p];
     }
   }
 }
@@ -266,7 +305,7 @@ float fold_sums(const typename V::F* sums) {
 }
 
 // Chunk after chunk of columns, few enough that a few tokens' stay in the first cache while all rows pass over them.
-// For more tokens than are multiplied at once, weights are converted to floats once for all of them.
+// For many tokens weights are converted to floats once for all of them.
 template <typename V, typename Format>
 void tile_of_floats(const TileArguments& a) {
   using F = typename V::F;
@@ -279,42 +318,55 @@ void tile_of_floats(const TileArguments& a) {
   constexpr int64_t kMostCached = 1024;
   constexpr size_t kXBytes = Format::kPairs ? 2 : 4;
   const size_t x_offset = Format::kPairs ? bf16_offset(a.columns) : 0;
-  const bool converts = Format::kVectorBytes != sizeof(F) && a.tokens > V::kFloatTokens;
+  const bool converts = Format::kVectorBytes != sizeof(F) && a.tokens > V::kUnconvertedTokens;
   alignas(64) F sums[kTokenBlock * V::kLanes * kParts];
   alignas(64) float converted[V::kLanes][kMostConverted];
-  const std::byte* weights[V::kLanes];
+  const std::byte* weights[V::kLanes + R];
+  const std::byte* next[V::kLanes + R];  // what comes after them
   // Rows up to a multiple of R are computed; those beyond the last are the last again.
   const int64_t rows = (a.rows + R - 1) / R * R;
   const auto row = [&](int64_t r) { return a.weights + static_cast<size_t>(lesser<V>(r, a.rows - 1)) * a.row_bytes; };
-  const auto multiply = [&]<typename Loader>(Loader, int64_t column, int64_t steps) {
+  const auto multiply = [&]<typename Loader>(Loader, const std::byte* const* ahead, int64_t steps, int64_t column) {
     for_token_tiles<V::kFloatTokens>(
         a.tokens, [&]<int T>(int64_t t0) __attribute__((always_inline)) {
           const std::byte* x[T];
           for (int t = 0; t < T; ++t) x[t] = a.x[t0 + t] + x_offset + static_cast<size_t>(column) * kXBytes;
+          // As many sums as there are registers for.
+          constexpr int P = R * T * kParts <= V::kMostFloatVectors ? kParts : 1;
           for (int64_t r = 0; r < rows; r += R) {
-            multiply_floats<V, Loader, R, T>(weights + r, x, steps, sums + (t0 * V::kLanes + r) * kParts,
-                                             V::kLanes * kParts);
+            for (int part = 0; part < kParts; part += P) {
+              multiply_floats<V, Loader, R, T, P>(weights + r, ahead + r, x, steps, part,
+                                                  sums + (t0 * V::kLanes + r) * kParts, V::kLanes * kParts);
+            }
           }
         });
   };
 
   for (int64_t i = 0; i < a.tokens * V::kLanes * kParts; ++i) sums[i] = V::zero();
   const int64_t whole = a.columns / kStepColumns * kStepColumns;
-  const int64_t chunk = converts ? kMostConverted : a.tokens > 1 ? kMostCached : whole;
+  const int64_t chunk = converts ? kMostConverted : a.tokens > 3 ? 512 : a.tokens > 1 ? kMostCached : whole;
   for (int64_t column = 0; column < whole; column += chunk) {
     const int64_t count = lesser<V>(whole - column, chunk);
-    for (int64_t r = 0; r < rows; ++r) weights[r] = row(r) + static_cast<size_t>(column) * kColumnBytes;
+    const bool last = column + count >= whole;
+    for (int64_t r = 0; r < rows; ++r) {
+      weights[r] = row(r) + static_cast<size_t>(column) * kColumnBytes;
+      next[r] = last && a.next != nullptr ? a.next + (row(r) - a.weights)
+                                          : weights[r] + (last ? 0 : static_cast<size_t>(chunk) * kColumnBytes);
+    }
     if (!converts) {
-      multiply(Format(), column, count / kStepColumns);
+      // Rows are gone through R at a time, and then the next columns'.
+      for (int64_t r = 0; r < R; ++r) weights[rows + r] = next[r];
+      multiply(Format(), weights + R, count / kStepColumns, column);
       continue;
     }
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < count; c += V::kLanes) {
+        V::prefetch(next[r] + static_cast<size_t>(c) * kColumnBytes);
         V::store(converted[r] + c, Format::load(weights[r] + static_cast<size_t>(c) * kColumnBytes));
       }
       weights[r] = reinterpret_cast<const std::byte*>(converted[r]);
     }
-    multiply(F32Weights<V>(), column, count / kStepColumns);
+    multiply(F32Weights<V>(), weights, count / kStepColumns, column);
   }
   if (whole < a.columns) {  // the last few columns, and zeros: as many stand in the activations
     alignas(64) std::byte rest[V::kLanes][kStepBytes] = {};
@@ -323,7 +375,7 @@ void tile_of_floats(const TileArguments& a) {
                   static_cast<size_t>(a.columns - whole) * kColumnBytes);
       weights[r] = rest[r];
     }
-    multiply(Format(), whole, 1);
+    multiply(Format(), weights, 1, whole);
   }
   for (int64_t t = 0; t < a.tokens; ++t) {
     for (int64_t r = 0; r < a.rows; ++r) {

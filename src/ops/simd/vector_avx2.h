@@ -13,12 +13,15 @@ namespace {  // code of one instruction set must never stand in for another's: i
 struct Avx2Vector {
   static constexpr int kLanes = 8;
   static constexpr int kIntTokens = 4;
-  static constexpr int kFloatTokens = 3;
+  static constexpr int kFloatTokens = 6;
+  static constexpr int kUnconvertedTokens = 12;
   static constexpr int kFloatRows = 2;
+  static constexpr int kMostFloatVectors = 12;
   static constexpr bool kBf16Pairs = false;
   static constexpr int kAttentionRows = 6;
   static constexpr int kAttentionVectors = 2;
   static constexpr int kSignedBias = 0;
+  static constexpr bool kSumsWords = true;
 
   using I = __m256i;
   using F = __m256;
@@ -28,6 +31,7 @@ struct Avx2Vector {
   static F broadcast(const float* x) { return _mm256_broadcast_ss(x); }
   static F load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, F x) { _mm256_storeu_ps(p, x); }
+  static void keep(F& x) { asm("" : "+x"(x)); }
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
   static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
@@ -105,9 +109,10 @@ struct Avx2Vector {
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries), bytes);
   }
 
-  static I dot_u8(I acc, I w, I x) {
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
-  }
+  static I pairs_u8(I w, I x) { return _mm256_maddubs_epi16(w, x); }
+  static I add_words(I a, I b) { return _mm256_add_epi16(a, b); }
+  static I add_pairs(I acc, I words) { return _mm256_add_epi32(acc, _mm256_madd_epi16(words, _mm256_set1_epi16(1))); }
+  static I dot_u8(I acc, I w, I x) { return add_pairs(acc, pairs_u8(w, x)); }
   static I dot_s8(I acc, I w, I x) { return dot_u8(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w)); }
   static I dot_s16(I acc, I w, I x) { return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)); }
 

@@ -24,11 +24,14 @@ struct Avx512Vector {
   static constexpr int kLanes = 16;
   static constexpr int kIntTokens = 8;
   static constexpr int kFloatTokens = 5;
+  static constexpr int kUnconvertedTokens = 5;
   static constexpr int kFloatRows = 4;
+  static constexpr int kMostFloatVectors = 20;
   static constexpr bool kBf16Pairs = false;
   static constexpr int kAttentionRows = 6;
   static constexpr int kAttentionVectors = 4;
   static constexpr int kSignedBias = 128;
+  static constexpr bool kSumsWords = false;
 
   using I = __m512i;
   using F = __m512;
@@ -38,6 +41,7 @@ struct Avx512Vector {
   static F broadcast(const float* x) { return _mm512_set1_ps(*x); }
   static F load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, F x) { _mm512_storeu_ps(p, x); }
+  static void keep(F&) {}
   static F add(F a, F b) { return _mm512_add_ps(a, b); }
   static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }

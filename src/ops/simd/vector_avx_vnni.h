@@ -8,6 +8,7 @@ namespace {
 
 struct AvxVnniVector : Avx2Vector {
   static constexpr int kSignedBias = 128;
+  static constexpr bool kSumsWords = false;
 
   static I dot_u8(I acc, I w, I x) { return _mm256_dpbusd_avx_epi32(acc, w, x); }
   static I dot_s8(I acc, I w, I x) { return _mm256_dpbusd_avx_epi32(acc, w, x); }

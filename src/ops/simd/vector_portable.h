@@ -19,7 +19,10 @@ struct PortableVector {
   // Tokens whose sums are kept in registers at once, for whole-number and for floating-point weights.
   static constexpr int kIntTokens = 2;
   static constexpr int kFloatTokens = 2;
-  static constexpr int kFloatRows = 1;  // weight rows at once, for floating-point weights
+  // More have floating-point weights converted to floats once for all of them.
+  static constexpr int kUnconvertedTokens = 2;
+  static constexpr int kFloatRows = 1;         // weight rows at once, for floating-point weights
+  static constexpr int kMostFloatVectors = 8;  // of their sums, kept in registers at once
   // Whether pairs of BF16 numbers are multiplied by an instruction of their own, which rounds in its own way.
   static constexpr bool kBf16Pairs = false;
   // Query rows times vectors of keys or of value dimensions whose sums are kept in registers at once.
@@ -27,6 +30,9 @@ struct PortableVector {
   static constexpr int kAttentionVectors = 2;
   // What dot_s8() wants added to signed weights: 128 where the instruction takes unsigned ones only.
   static constexpr int kSignedBias = 0;
+  // Whether sums in 16 bits are cheaper: then pairs_u8(), add_words() and add_pairs() are there, which together make
+  // dot_u8() of several.
+  static constexpr bool kSumsWords = false;
 
   struct I {
     int32_t lane[kLanes];
@@ -62,6 +68,8 @@ struct PortableVector {
     return result;
   }
   static void store(float* p, F x) { std::memcpy(p, &x, sizeof x); }
+  // Has x in a register now, where a compiler would load it again for every use.
+  static void keep(F&) {}
   static F add(F a, F b) {
     return floats([&](int i) { return a.lane[i] + b.lane[i]; });
   }
