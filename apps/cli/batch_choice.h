@@ -15,6 +15,7 @@ struct BatchChoice {
   bool with_draft = false;
   int64_t sequences = 0;
   std::string why;  // for people; empty: nothing that was not asked for
+  BatchCosts costs;
 };
 
 // options: as they would be opened, with BatchOptions; batch->sequences 0: free to choose. The draft is up for choice

@@ -207,6 +207,7 @@ class BatchRun {
   void choose(const drafthorse::BatchJob& job) {
     const std::optional<BatchChoice> choice = choose_batch(options_, job);
     if (!choice) return;
+    options_.batch->costs = choice->costs;
     if (!choice->with_draft) options_.draft_path.clear();
     if (options_.batch->sequences == 0) {
       options_.batch->sequences = static_cast<int32_t>(std::min<int64_t>(choice->sequences, kMostSequences));

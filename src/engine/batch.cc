@@ -107,15 +107,17 @@ Batch::Batch(Engine& engine) : engine_(engine), parts_(std::make_unique<Parts>(e
     parts.drafter = std::make_unique<NgramBatchDrafter>(sequences, engine.context());
   }
   if (parts.drafter != nullptr && !engine.options().draft_depth) {
+    const std::optional<BatchCosts>& known = engine.options().batch->costs;
     BatchDepthOptions options;
-    options.target = cost_of(engine.target_index(), *parts.target.model);
-    options.load_bytes_per_s = kAssumedReadRate;
+    options.target = known ? known->target : cost_of(engine.target_index(), *parts.target.model);
+    options.load_bytes_per_s = known && known->load_bytes_per_s > 0 ? known->load_bytes_per_s : kAssumedReadRate;
     if (const FastTier* fastest = parts.target.fastest_tier(); fastest != nullptr && fastest->load_bytes_per_s() > 0) {
       options.load_bytes_per_s = fastest->load_bytes_per_s();
     }
     options.max_depth = kMostBatchDepth;
     if (engine.draft_pass() != nullptr) {
-      options.draft = cost_of(engine.draft_index(), engine.draft_pass()->model());
+      const bool told = known && known->draft;
+      options.draft = told ? known->draft : cost_of(engine.draft_index(), engine.draft_pass()->model());
       // The same model at fewer bits agrees with itself. Told nothing, the policy would never draft so deep that it
       // pays, and so never learn it.
       if (engine.draft_pass()->model().shares_kv()) options.acceptance = kItselfAcceptance;

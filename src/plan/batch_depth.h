@@ -37,13 +37,19 @@
 
 namespace drafthorse {
 
+// What passes and reads take, in seconds, as far as that is known before anything has run.
+struct BatchCosts {
+  ModelCost target;
+  std::optional<ModelCost> draft{};  // of one pass of the drafter
+  double load_bytes_per_s = 0;       // of experts
+};
+
 struct BatchDepthOptions {
   ModelCost target;
   std::optional<ModelCost> draft{};  // of one pass of the drafter; nullopt: it costs next to nothing (n-grams)
   double load_bytes_per_s = 1e9;     // of experts, as profiled; learnt where loads hold up or link_busy_s is told
   int max_depth = 0;                 // 0: nothing drafts
   double acceptance = 0.7;           // of every position, before anything was seen
-  double compute_slowdown_while_loading = 1;
 };
 
 // What the next iteration has before it.

@@ -184,6 +184,29 @@ TEST_F(BatchTexts, AnyDrafterAndDepth) {
   expect_same(options, "self-draft with a cache of its own");
 }
 
+// The first depth is that of the costs it is told, not of assumed ones; the texts are the same.
+TEST_F(BatchTexts, BeginsWithTheCostsItIsTold) {
+  const auto line = [](int layers, double seconds) {
+    ModelCost cost;
+    cost.layers.assign(static_cast<size_t>(layers), {CostCurve::line(seconds, 0), {}, 0});
+    return cost;
+  };
+  for (const double draft_s : {1e-6, 10.0}) {
+    SCOPED_TRACE(draft_s);
+    EngineOptions options = batch_options(4);
+    options.draft_path = kQuantizedDraft;
+    options.batch->costs = BatchCosts{line(4, 1e-3), line(4, draft_s), 1e9};
+    const std::unique_ptr<Engine> engine = open(options);
+    ASSERT_NE(engine, nullptr);
+    Batch batch(*engine);
+    BatchRequest request = requests_->front();
+    request.token_limit = 40;
+    ASSERT_TRUE(batch.submit(std::move(request)).ok());
+    while (batch.last().generating == 0) ASSERT_TRUE(batch.step().ok());
+    EXPECT_EQ(batch.last().depth > 0, draft_s < 1);
+  }
+}
+
 TEST_F(BatchTexts, AnyMemoryAndRegime) {
   for (const std::string& regime : batch_regime_names()) {
     for (const int slots : {2, 17, 40, 64}) {
