@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "draft/batch_drafter.h"
 #include "engine/generation.h"
@@ -232,6 +233,13 @@ bool Batch::generates(const Sequence& sequence) const {
   return parts_->target.model->kv().length(sequence.number) + 1 == static_cast<int32_t>(sequence.text.tokens.size());
 }
 
+// Tokens that a request without a limit is likely to make still, by what memory was planned for.
+int64_t Batch::likely_left(const Sequence& sequence) const {
+  const int64_t typical = engine_.options().batch->typical_tokens;
+  if (sequence.request.token_limit >= 0 || typical <= 0) return std::numeric_limits<int64_t>::max();
+  return std::max<int64_t>(1, typical - static_cast<int64_t>(sequence.text.tokens.size()));
+}
+
 int32_t Batch::choose_depth() {
   Parts& parts = *parts_;
   const KvCache& kv = parts.target.model->kv();
@@ -249,7 +257,7 @@ int32_t Batch::choose_depth() {
     last_.cached_positions += kv.length(one->number);
     const int64_t room = std::max<int64_t>(0, one->room(engine_.context()));
     parts.rooms.push_back(static_cast<int>(std::min<int64_t>(room, kMaxDraftDepth)));
-    parts.left.push_back(room + 1);
+    parts.left.push_back(std::min(room + 1, likely_left(*one)));
     const auto length = static_cast<int32_t>(one->text.tokens.size());
     parts.behind.push_back(parts.drafter != nullptr ? parts.drafter->behind(one->number, length) : 0);
   }

@@ -109,6 +109,7 @@ class Batch {
   Status choose_sampler(Sequence& sequence);
   Sampler& sampler_of(Sequence& sequence);
   bool generates(const Sequence& sequence) const;
+  int64_t likely_left(const Sequence& sequence) const;
   int32_t choose_depth();
   BatchState batch_state(int64_t prompt_tokens, int32_t most_depth) const;
   int64_t prompt_keys(int64_t tokens) const;

@@ -81,8 +81,7 @@ struct BatchOptions {
   int32_t typical_tokens = 0;  // of a request, prompt and answer: what memory is planned by; 0: half the context
   int64_t requests = 0;        // in all, if known: no more room is made than they need
   std::string regime = "auto";
-  std::optional<BatchCosts>
-      costs{};  // by which the first depths are chosen, such as a profile's; nullopt: assumed ones
+  std::optional<BatchCosts> costs{};  // a profile's: the depth is chosen by them; nullopt: by assumed ones
 };
 
 struct EngineOptions {

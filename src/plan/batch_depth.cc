@@ -140,9 +140,16 @@ BatchDepthPolicy::Drafting BatchDepthPolicy::drafting(const BatchState& state, i
 
 double BatchDepthPolicy::draft_seconds(const Drafting& drafting, double mean_keys, double caught_up) const {
   double seconds = 0;
+  double before = -1;
+  double pass_s = 0;
   for (const double sequences : drafting) {
-    seconds += options_.draft ? pass_seconds(*options_.draft, window_work(sequences, 1, mean_keys)).total()
+    // Mostly as many as for the position before.
+    if (sequences != before) {
+      pass_s = options_.draft ? pass_seconds(*options_.draft, window_work(sequences, 1, mean_keys)).total()
                               : sequences * kFreeDraft_s;
+    }
+    before = sequences;
+    seconds += pass_s;
   }
   if (caught_up > 0 && options_.draft) {
     seconds += pass_seconds(*options_.draft, {caught_up, caught_up * mean_keys / 2, caught_up, 0}).total();
@@ -195,71 +202,84 @@ BatchDepthChoice BatchDepthPolicy::expect(const BatchState& state, const Draftin
   return out;
 }
 
-bool BatchDepthPolicy::unknown() const { return draft_.weight < 1 || acceptance_[0].weight < 2 * kPriorDrafts; }
+bool BatchDepthPolicy::unknown() const {
+  return draft_.weight < 1 || acceptance_.empty() || acceptance_[0].weight < 2 * kPriorDrafts;
+}
 
 std::vector<bool> BatchDepthPolicy::skipped(const BatchState& state, double gain_s, double most_s) const {
+  // What is read with every draft anyway: a token that ended one which was accepted to its end.
+  constexpr int64_t kAlways = 1;
+  const auto to_read = [&](size_t i) { return state.rooms[i] > 0 && state.behind[i] > kAlways ? state.behind[i] : 0; };
   int64_t all = 0;
-  for (const int64_t behind : state.behind) all += std::max<int64_t>(0, behind);
+  for (size_t i = 0; i < state.behind.size(); ++i) all += to_read(i);
   if (all == 0) return {};
   const double mean_keys = static_cast<double>(state.cached_positions) / std::max(1, state.sequences);
-  const double token_s =
-      draft_.value * draft_seconds({}, mean_keys, static_cast<double>(all)) / static_cast<double>(all);
+  const auto reading_s = [&](int64_t tokens) {
+    return draft_.value * draft_seconds({}, mean_keys, static_cast<double>(tokens));
+  };
+  const double token_s = reading_s(all) / static_cast<double>(all);
   std::vector<bool> out(state.behind.size(), false);
-  double reading_s = 0;
+  double spent_s = 0;
+  bool some = false;
   for (size_t i = 0; i < out.size(); ++i) {
-    if (state.behind[i] <= 0 || state.rooms[i] <= 0) continue;
-    const double one_s = static_cast<double>(state.behind[i]) * token_s;
-    const bool too_much = reading_s > 0 && reading_s + one_s > most_s;
+    const int64_t behind = to_read(i);
+    if (behind == 0) continue;
+    const double one_s = static_cast<double>(behind) * token_s;
+    const bool too_much = spent_s > 0 && spent_s + one_s > most_s;
     out[i] = too_much || static_cast<double>(state.left[i]) * gain_s < kReadingMargin * one_s;
-    if (!out[i]) reading_s += one_s;
+    if (!out[i]) spent_s += one_s;
+    some = some || out[i];
   }
-  return out;
+  return some ? out : std::vector<bool>();
 }
 
 BatchDepthChoice BatchDepthPolicy::choose(const BatchState& state) const {
   CHECK(state.left.size() == state.behind.size());
   CHECK(state.behind.empty() || state.behind.size() == state.rooms.size());
   const int deepest = std::max(0, std::min(options_.max_depth, state.max_depth));
-  const auto at = [&](const BatchState& of, const Drafting& who, int depth) {
-    return expect(of, Drafting(who.begin(), who.begin() + depth), depth);
-  };
-  // Nobody has room for more.
-  const auto most = [](const Drafting& who) {
-    return static_cast<int>(std::find(who.begin(), who.end(), 0.0) - who.begin());
-  };
-  BatchState alone = state;
-  alone.prompt_tokens = alone.prompt_token_keys = 0;
-  const double token_s = seconds_per_token(expect(alone, {}, 0));
-  const auto least = [&](const Drafting& who) {
-    double least_s = token_s;
-    for (int depth = 1; depth <= most(who); ++depth) {
-      least_s = std::min(least_s, seconds_per_token(at(alone, who, depth)));
+  // By depth, from 0, as far as anybody has room for.
+  const auto expected = [&](const BatchState& of, const Drafting& who) {
+    std::vector<BatchDepthChoice> all;
+    for (int depth = 0; depth == 0 || (depth <= deepest && who[static_cast<size_t>(depth) - 1] > 0); ++depth) {
+      all.push_back(expect(of, Drafting(who.begin(), who.begin() + depth), depth));
     }
+    return all;
+  };
+  const auto least = [](const std::vector<BatchDepthChoice>& all) {
+    double least_s = seconds_per_token(all.front());
+    for (const BatchDepthChoice& one : all) least_s = std::min(least_s, seconds_per_token(one));
     return least_s;
   };
 
   // Without prompts the most gained is the least time per token.
-  const BatchDepthChoice none = expect(state, {}, 0);
-  BatchDepthChoice best = none;
+  BatchState alone = state;
+  alone.prompt_tokens = alone.prompt_token_keys = 0;
   const Drafting everyone = drafting(state, deepest);
+  std::vector<BatchDepthChoice> all = expected(alone, everyone);
+  const bool nobody = all.size() == 1;
+  const double token_s = seconds_per_token(all.front());
   const double few_s = kFewTexts * token_s * state.sequences;
-  const double gain_s = token_s - least(everyone);
-  best.skipped = skipped(state, gain_s, unknown() ? few_s : std::numeric_limits<double>::infinity());
-  const Drafting some = drafting(state, deepest, best.skipped);
-  const double least_s = least(some);
+  std::vector<bool> skipping =
+      skipped(state, token_s - least(all), unknown() ? few_s : std::numeric_limits<double>::infinity());
+  const Drafting some = skipping.empty() ? everyone : drafting(state, deepest, skipping);
+  if (!skipping.empty()) all = expected(alone, some);
+  const double least_s = least(all);
+  if (state.prompt_tokens > 0) all = expected(state, some);
+
+  const BatchDepthChoice none = all.front();
+  BatchDepthChoice best = none;
   const auto gain = [&](const BatchDepthChoice& one) { return one.tokens * least_s - one.seconds; };
-  for (int depth = 1; depth <= most(some) && token_s >= kDraftGain * least_s; ++depth) {
-    BatchDepthChoice one = at(state, some, depth);
-    one.skipped = best.skipped;
-    if (gain(one) > gain(best)) best = std::move(one);
+  for (const BatchDepthChoice& one : all) {
+    if (token_s >= kDraftGain * least_s && gain(one) > gain(best)) best = one;
   }
-  if (best.depth > 0 || most(everyone) == 0 || iterations_ < next_trial_) return best;
+  if (best.depth > 0) best.skipped = std::move(skipping);
+  if (best.depth > 0 || nobody || iterations_ < next_trial_) return best;
   // Only where it would pay if all were accepted.
-  const double gained_s = everyone[0] * token_s - (at(state, everyone, 1).seconds - none.seconds);
-  std::vector<bool> skipping = skipped(state, gained_s / (state.sequences + everyone[0]), few_s);
+  const double gained_s = everyone[0] * token_s - (expect(state, {everyone[0]}, 1).seconds - none.seconds);
+  skipping = skipped(state, gained_s / (state.sequences + everyone[0]), few_s);
   const Drafting tried = drafting(state, 1, skipping);
   if (gained_s < 0 || tried[0] == 0) return best;
-  BatchDepthChoice trial = at(state, tried, 1);
+  BatchDepthChoice trial = expect(state, tried, 1);
   trial.trial = true;
   trial.skipped = std::move(skipping);
   return trial;

@@ -134,7 +134,8 @@ class Runner {
         made += right + 1;
         one.length += right + 1;
         one.left -= right + 1;
-        if (world_.draft_reads && drafts == 0) ++one.behind;
+        // The last drafted token was not read.
+        if (world_.draft_reads && (drafts == 0 || right == drafts)) ++one.behind;
         if (one.left > 0) next.push_back(one);
       }
       seen.window_tokens = seen.drafted_tokens + seen.sequences;

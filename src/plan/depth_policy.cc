@@ -25,8 +25,9 @@ constexpr double kLeastStepGrowth = 0.5;
 constexpr double kFreshWeight = 0.33;  // of single tokens' misses: one cycle without a draft is that for ten cycles
 constexpr double kSmallLevel = 0.5;    // missing experts of a token: two levels are compared no more finely than so
 constexpr int kReach = 4;              // times the deepest window so far: the model is not believed farther out
-constexpr int kPrimedReach = 8;        // the same, where the prompt has shown agreement and growth
-constexpr int kPrimedFirst = 16;       // the deepest first draft then
+constexpr int kReachItself = 2;   // the same where the target drafts, and a draft in vain costs as much as its text
+constexpr int kPrimedReach = 8;   // the same, where the prompt has shown agreement and growth
+constexpr int kPrimedFirst = 16;  // the deepest first draft then
 // Of what a miss costs on average, what one fewer saves: experts that more slots would keep are those used most, whose
 // reads are hidden more often, and fewer reads at once use the disk less well (.7 to .85 in ten runs of the fine pair).
 constexpr double kMarginalStall = 0.75;
@@ -163,7 +164,8 @@ double DepthPolicy::seconds_per_token(int room, double missing_share) const {
 double DepthPolicy::rate(int depth) const { return expected_tokens(depth) / std::max(1e-9, expected_seconds(depth)); }
 
 int DepthPolicy::best_depth(int room) const {
-  const int believed = !primed_ ? kReach * std::max(1, deepest_) : std::max(kPrimedFirst, kPrimedReach * deepest_);
+  const int reach_of = itself_ ? kReachItself : kReach;
+  const int believed = !primed_ ? reach_of * std::max(1, deepest_) : std::max(kPrimedFirst, kPrimedReach * deepest_);
   const int reach = std::min({max_depth_, room, believed});
   int best = 0;
   for (int depth = 1; depth <= reach; ++depth) {

@@ -166,9 +166,9 @@ PassSeconds sum_layers(const ModelCost& cost, const Of& of) {
 }  // namespace
 
 PassSeconds pass_seconds(const ModelCost& cost, const PassWork& work) {
+  const ExpertRows rows(cost.popularity, work.tokens);
   PassSeconds out = sum_layers(cost, [&](const LayerCost& layer) {
-    return std::pair(layer.dense.at(work.tokens),
-                     layer.experts > 0 ? experts_seconds(layer, cost.popularity, work.tokens) : 0);
+    return std::pair(layer.dense.at(work.tokens), layer.experts > 0 ? rows.seconds(layer.expert) : 0);
   });
   out.attention = static_cast<double>(cost.layers.size()) * cost.attention.seconds(work.token_keys, work.keys);
   out.head = cost.head.at(work.heads);
@@ -231,38 +231,44 @@ double experts_loaded(const std::vector<double>& popularity, double tokens, doub
   return expert_loads(popularity, tokens, resident).all;
 }
 
-namespace {
-
-// Of an expert that each token uses with probability p, given that some token does.
-double expert_seconds(const CostCurve& curve, double p, double tokens) {
-  constexpr double kManyRows = 100;  // their spread hardly counts
-  constexpr double kRest = 1e-6;     // of probability, left out
-  const double used = used_in(p, tokens);
-  const double mean = p * tokens / used;
-  if (p >= 1 || mean > kManyRows) return curve.at(mean);
-  // Binomial by recurrence; of a number of tokens that is none, as far as it goes.
-  double chance = std::pow(1 - p, tokens);
-  double sum = 0;
-  double seconds = 0;
-  for (int rows = 1; rows < tokens + 1; ++rows) {
-    chance *= (tokens - rows + 1) / rows * p / (1 - p);
-    sum += chance;
-    seconds += chance * curve.at(rows);
-    if (rows > mean && chance < kRest * sum) break;
-  }
-  return sum > 0 ? seconds / sum : curve.at(mean);
-}
-
-}  // namespace
-
-// Not of the mean number of rows: a curve that is flat at first and then steep makes an uneven load dearer.
-double experts_seconds(const LayerCost& layer, const std::vector<double>& popularity, double tokens) {
-  double total = 0;
+ExpertRows::ExpertRows(const std::vector<double>& popularity, double tokens) {
+  constexpr double kManyRows = 16;  // the spread of more hardly counts
+  constexpr double kRest = 1e-6;    // of probability, left out
   for (const double p : popularity) {
     const double used = used_in(p, tokens);
-    if (used > 0) total += used * expert_seconds(layer.expert, p, tokens);
+    if (used <= 0) continue;
+    const double mean = p * tokens / used;
+    if (p >= 1 || mean > kManyRows) {
+      many_.emplace_back(mean, used);
+      continue;
+    }
+    // Binomial by recurrence; of a number of tokens that is none, as far as it goes.
+    std::vector<double> chances;
+    double chance = std::pow(1 - p, tokens);
+    double sum = 0;
+    for (int rows = 1; rows < tokens + 1; ++rows) {
+      sum += chance *= (tokens - rows + 1) / rows * p / (1 - p);
+      chances.push_back(chance);
+      if (rows > mean && chance < kRest * sum) break;
+    }
+    if (sum <= 0) {
+      many_.emplace_back(mean, used);
+      continue;
+    }
+    if (experts_.size() < chances.size()) experts_.resize(chances.size());
+    for (size_t i = 0; i < chances.size(); ++i) experts_[i] += used * chances[i] / sum;
   }
+}
+
+double ExpertRows::seconds(const CostCurve& expert) const {
+  double total = 0;
+  for (size_t i = 0; i < experts_.size(); ++i) total += experts_[i] * expert.at(static_cast<double>(i + 1));
+  for (const auto& [rows, used] : many_) total += used * expert.at(rows);
   return total;
+}
+
+double experts_seconds(const LayerCost& layer, const std::vector<double>& popularity, double tokens) {
+  return ExpertRows(popularity, tokens).seconds(layer.expert);
 }
 
 bool streaming_pays(double sequences, double window, int n_expert, int n_expert_used, double miss_rate) {

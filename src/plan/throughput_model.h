@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
@@ -102,7 +103,18 @@ struct ExpertLoads {
   double variance = 0;  // of their number from one pass to another: what is absent is used or not
 };
 ExpertLoads expert_loads(const std::vector<double>& popularity, double tokens, double resident);
-// All rows of a layer's experts.
+// How many experts of a layer are used by so many tokens each, on average. Not the mean number of tokens: a curve that
+// is flat at first (the products of few rows are hidden by reading the weights) and then steep makes an uneven load
+// dearer.
+class ExpertRows {
+ public:
+  ExpertRows(const std::vector<double>& popularity, double tokens);
+  double seconds(const CostCurve& expert) const;  // all rows of a layer's experts, by the curve of one
+
+ private:
+  std::vector<double> experts_;                  // by tokens, from 1
+  std::vector<std::pair<double, double>> many_;  // tokens, experts: of those that many use, the mean
+};
 double experts_seconds(const LayerCost& layer, const std::vector<double>& popularity, double tokens);
 
 // Streaming every expert beats a cache that misses this share of demands once
