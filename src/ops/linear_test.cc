@@ -242,6 +242,41 @@ std::string case_name(const ::testing::TestParamInfo<Case>& one) {
   return text;
 }
 
+// Floats go through the columns in pieces, and for many tokens are converted first.
+TEST(Linear, ManyColumnsOfFloatsGiveTheSameBits) {
+  constexpr int64_t kColumns = 1024 + 512 + 37;
+  constexpr int64_t kRows = 37;
+  constexpr size_t kTokens = 64;
+  std::mt19937_64 random(21);
+  for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16}) {
+    const RandomMatrix w(type, kColumns, kRows, random);
+    const std::vector<float> x = random_floats(kColumns * kTokens, random);
+    for (const Isa isa : supported_isas()) {
+      SCOPED_TRACE(::testing::Message() << ggml_type_name(type) << " " << name(isa));
+      const RandomActivations in(x, kColumns, type, isa);
+      const auto product = [&](size_t first, size_t tokens) {
+        std::vector<float> y(tokens * kRows);
+        linear_rows(simd::kernels(isa), w.matrix, std::span(in.rows).subspan(first, tokens), y.data(), kRows, 0, kRows);
+        return y;
+      };
+      std::vector<float> alone;
+      for (size_t t = 0; t < kTokens; ++t) {
+        const std::vector<float> y = product(t, 1);
+        const std::vector<float> rounded = activation_values(in.rows[t], kColumns, activation_format(type));
+        for (int64_t r = 0; r < kRows && t < 3; ++r) {
+          const ExactDot exact = exact_dot(w.row(r), rounded.data(), kColumns);
+          ASSERT_NEAR(y[r], exact.value, exact.magnitude * 0x1p-18) << "row " << r << " token " << t;
+        }
+        alone.insert(alone.end(), y.begin(), y.end());
+      }
+      for (const size_t tokens : {2, 3, 4, 6, 7, 12, 13, 64}) {
+        const std::vector<float> expected(alone.begin(), alone.begin() + static_cast<std::ptrdiff_t>(tokens * kRows));
+        EXPECT_TRUE(same_bits(product(0, tokens), expected)) << tokens << " tokens";
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Types, LinearTest, ::testing::ValuesIn(all_cases()), case_name);
 
 // Scales and quants as they may stand in a file, not only as a quantiser writes them: every byte random, the F16

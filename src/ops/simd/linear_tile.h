@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "ops/activation.h"
 #include "ops/simd/decode.h"
@@ -260,9 +261,9 @@ void tile_of_256(const TileArguments& a) {
 inline constexpr int kFloatSums = 16;  // per output
 
 // sums[row][token] += `steps` times kFloatSums columns (twice as many where the format is of pairs); of these sums,
-// which fill several vectors, P vectors. Asks for as many bytes of the rows `ahead`: so few columns of so few rows are
-// too short for a processor to foresee what comes after them.
-template <typename V, typename Format, int R, int T, int P>
+// which fill one vector or several, P vectors. Asks for as many bytes of the rows `ahead` if there are any: so few
+// columns of so few rows are too short for a processor to foresee what comes after them.
+template <typename V, typename Format, int R, int T, int P, bool kAhead>
 inline void multiply_floats(const std::byte* const* weights, const std::byte* const* ahead, const std::byte* const* x,
                             int64_t steps, int first_part, typename V::F* sums, int64_t token_stride) {
   using F = typename V::F;
@@ -274,9 +275,6 @@ inline void multiply_floats(const std::byte* const* weights, const std::byte* co
     }
   }
   for (int64_t step = 0; step < steps; ++step) {
-    if (first_part == 0) {
-      for (int r = 0; r < R; ++r) V::prefetch(ahead[r] + static_cast<size_t>(step) * kParts * Format::kVectorBytes);
-    }
     for (int p = 0; p < P; ++p) {
       const auto at = static_cast<size_t>(step * kParts + first_part + p);
       F w[R];
@@ -285,6 +283,12 @@ inline void multiply_floats(const std::byte* const* weights, const std::byte* co
         F token = V::load(reinterpret_cast<const float*>(x[t] + at * sizeof(F)));
         if constexpr (R > 1) V::keep(token);
         for (int r = 0; r < R; ++r) sum[r][t][p] = Format::multiply(w[r], token, sum[r][t][p]);
+      }
+    }
+    // At the end of the step: before it GCC keeps the sums in memory.
+    if constexpr (kAhead) {
+      if (first_part == 0) {
+        for (int r = 0; r < R; ++r) V::prefetch(ahead[r] + static_cast<size_t>(step) * kParts * Format::kVectorBytes);
       }
     }
   }
@@ -315,18 +319,19 @@ void tile_of_floats(const TileArguments& a) {
   constexpr size_t kStepBytes = kParts * Format::kVectorBytes;
   constexpr size_t kColumnBytes = kStepBytes / kStepColumns;
   constexpr int64_t kMostConverted = 512;
-  constexpr int64_t kMostCached = 1024;
+  const int64_t cached = a.tokens > V::kFewTokens ? 512 : 1024;
   constexpr size_t kXBytes = Format::kPairs ? 2 : 4;
   const size_t x_offset = Format::kPairs ? bf16_offset(a.columns) : 0;
   const bool converts = Format::kVectorBytes != sizeof(F) && a.tokens > V::kUnconvertedTokens;
   alignas(64) F sums[kTokenBlock * V::kLanes * kParts];
   alignas(64) float converted[V::kLanes][kMostConverted];
   const std::byte* weights[V::kLanes + R];
-  const std::byte* next[V::kLanes + R];  // what comes after them
+  const std::byte* next[V::kLanes + R];  // what comes after them, never read: the next tile may have fewer rows
   // Rows up to a multiple of R are computed; those beyond the last are the last again.
   const int64_t rows = (a.rows + R - 1) / R * R;
   const auto row = [&](int64_t r) { return a.weights + static_cast<size_t>(lesser<V>(r, a.rows - 1)) * a.row_bytes; };
-  const auto multiply = [&]<typename Loader>(Loader, const std::byte* const* ahead, int64_t steps, int64_t column) {
+  const auto multiply = [&]<typename Loader, bool kAhead>(Loader, std::bool_constant<kAhead>, int64_t steps,
+                                                          int64_t column) {
     for_token_tiles<V::kFloatTokens>(
         a.tokens, [&]<int T>(int64_t t0) __attribute__((always_inline)) {
           const std::byte* x[T];
@@ -335,8 +340,9 @@ void tile_of_floats(const TileArguments& a) {
           constexpr int P = R * T * kParts <= V::kMostFloatVectors ? kParts : 1;
           for (int64_t r = 0; r < rows; r += R) {
             for (int part = 0; part < kParts; part += P) {
-              multiply_floats<V, Loader, R, T, P>(weights + r, ahead + r, x, steps, part,
-                                                  sums + (t0 * V::kLanes + r) * kParts, V::kLanes * kParts);
+              // Rows are gone through R at a time, and then the next columns'.
+              multiply_floats<V, Loader, R, T, P, kAhead>(weights + r, weights + r + R, x, steps, part,
+                                                          sums + (t0 * V::kLanes + r) * kParts, V::kLanes * kParts);
             }
           }
         });
@@ -344,7 +350,7 @@ void tile_of_floats(const TileArguments& a) {
 
   for (int64_t i = 0; i < a.tokens * V::kLanes * kParts; ++i) sums[i] = V::zero();
   const int64_t whole = a.columns / kStepColumns * kStepColumns;
-  const int64_t chunk = converts ? kMostConverted : a.tokens > 3 ? 512 : a.tokens > 1 ? kMostCached : whole;
+  const int64_t chunk = converts ? kMostConverted : a.tokens > 1 ? cached : whole;
   for (int64_t column = 0; column < whole; column += chunk) {
     const int64_t count = lesser<V>(whole - column, chunk);
     const bool last = column + count >= whole;
@@ -354,19 +360,19 @@ void tile_of_floats(const TileArguments& a) {
                                           : weights[r] + (last ? 0 : static_cast<size_t>(chunk) * kColumnBytes);
     }
     if (!converts) {
-      // Rows are gone through R at a time, and then the next columns'.
       for (int64_t r = 0; r < R; ++r) weights[rows + r] = next[r];
-      multiply(Format(), weights + R, count / kStepColumns, column);
+      multiply(Format(), std::true_type(), count / kStepColumns, column);
       continue;
     }
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < count; c += V::kLanes) {
-        V::prefetch(next[r] + static_cast<size_t>(c) * kColumnBytes);
-        V::store(converted[r] + c, Format::load(weights[r] + static_cast<size_t>(c) * kColumnBytes));
+        const size_t at = static_cast<size_t>(c) * kColumnBytes;
+        if (at % 64 == 0) V::prefetch(next[r] + at);
+        V::store(converted[r] + c, Format::load(weights[r] + at));
       }
       weights[r] = reinterpret_cast<const std::byte*>(converted[r]);
     }
-    multiply(F32Weights<V>(), weights, count / kStepColumns, column);
+    multiply(F32Weights<V>(), std::false_type(), count / kStepColumns, column);
   }
   if (whole < a.columns) {  // the last few columns, and zeros: as many stand in the activations
     alignas(64) std::byte rest[V::kLanes][kStepBytes] = {};
@@ -375,7 +381,7 @@ void tile_of_floats(const TileArguments& a) {
                   static_cast<size_t>(a.columns - whole) * kColumnBytes);
       weights[r] = rest[r];
     }
-    multiply(Format(), weights, 1, whole);
+    multiply(Format(), std::false_type(), 1, whole);
   }
   for (int64_t t = 0; t < a.tokens; ++t) {
     for (int64_t r = 0; r < a.rows; ++r) {

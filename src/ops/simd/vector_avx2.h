@@ -15,6 +15,7 @@ struct Avx2Vector {
   static constexpr int kIntTokens = 4;
   static constexpr int kFloatTokens = 6;
   static constexpr int kUnconvertedTokens = 12;
+  static constexpr int kFewTokens = 3;
   static constexpr int kFloatRows = 2;
   static constexpr int kMostFloatVectors = 12;
   static constexpr bool kBf16Pairs = false;

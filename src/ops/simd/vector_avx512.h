@@ -25,6 +25,7 @@ struct Avx512Vector {
   static constexpr int kIntTokens = 8;
   static constexpr int kFloatTokens = 5;
   static constexpr int kUnconvertedTokens = 5;
+  static constexpr int kFewTokens = 5;
   static constexpr int kFloatRows = 4;
   static constexpr int kMostFloatVectors = 20;
   static constexpr bool kBf16Pairs = false;
@@ -41,7 +42,7 @@ struct Avx512Vector {
   static F broadcast(const float* x) { return _mm512_set1_ps(*x); }
   static F load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, F x) { _mm512_storeu_ps(p, x); }
-  static void keep(F&) {}
+  static void keep(F& x) { asm("" : "+v"(x)); }
   static F add(F a, F b) { return _mm512_add_ps(a, b); }
   static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }

@@ -21,6 +21,8 @@ struct PortableVector {
   static constexpr int kFloatTokens = 2;
   // More have floating-point weights converted to floats once for all of them.
   static constexpr int kUnconvertedTokens = 2;
+  // Of whom 1024 columns stay in the first cache.
+  static constexpr int kFewTokens = 2;
   static constexpr int kFloatRows = 1;         // weight rows at once, for floating-point weights
   static constexpr int kMostFloatVectors = 8;  // of their sums, kept in registers at once
   // Whether pairs of BF16 numbers are multiplied by an instruction of their own, which rounds in its own way.
