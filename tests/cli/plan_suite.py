@@ -96,7 +96,7 @@ class Planning(CliTestCase):
         stats = self.folder / "like.json"
         self.addCleanup(stats.unlink, missing_ok=True)
         model, draft = Setup.target("fine"), Setup.draft("fine")
-        flags = ["--ram", least_budget("-d", str(draft), model=model) + (5 << 20), "-d", draft]
+        flags = ["--ram", least_budget("-d", str(draft), model=model) + (2 << 20), "-d", draft]
         self.assert_fine(run("-p", PROMPT, "-n", "48", "--draft-depth", "2", "--stats-file", stats, *flags, model=model))
         ran = json.loads(stats.read_text())
         self.assertLess(ran["hit_rate"], 0.95)  # else it says nothing of the skew
