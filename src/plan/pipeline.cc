@@ -141,13 +141,14 @@ class Builder {
     const double tokens = work.tokens / iteration_.micro_batches;
     const int moe_layers = cost_.moe_layers();
     const double used = experts_used(cost_.popularity, work.tokens);
+    const ExpertRows rows(cost_.popularity, tokens);
     const ExpertLoads loads = expert_loads(cost_.popularity, work.tokens, iteration_.resident_experts);
     const std::vector<double> counts = loads_by_layer(loads, moe_layers, static_cast<int>(cost_.popularity.size()));
     auto count = counts.begin();
     for (const LayerCost& layer : cost_.layers) {
       Groups groups;
       if (layer.experts > 0) {
-        const double compute_s = experts_seconds(layer, cost_.popularity, tokens);
+        const double compute_s = rows.seconds(layer.expert);
         const double loaded = *count++;
         groups.resident_s = std::max(0.0, 1 - loads.all / used) * compute_s;
         if (loaded > kLeastLoad) {

@@ -267,10 +267,6 @@ double ExpertRows::seconds(const CostCurve& expert) const {
   return total;
 }
 
-double experts_seconds(const LayerCost& layer, const std::vector<double>& popularity, double tokens) {
-  return ExpertRows(popularity, tokens).seconds(layer.expert);
-}
-
 bool streaming_pays(double sequences, double window, int n_expert, int n_expert_used, double miss_rate) {
   return sequences * window * n_expert_used * miss_rate >= n_expert;
 }

@@ -115,7 +115,6 @@ class ExpertRows {
   std::vector<double> experts_;                  // by tokens, from 1
   std::vector<std::pair<double, double>> many_;  // tokens, experts: of those that many use, the mean
 };
-double experts_seconds(const LayerCost& layer, const std::vector<double>& popularity, double tokens);
 
 // Streaming every expert beats a cache that misses this share of demands once
 //     sequences * window >= n_expert / (n_expert_used * miss_rate)

@@ -86,7 +86,7 @@ TEST(ExpertShares, AddUpAndFallFasterWithMoreSkew) {
 TEST(ModelCost, ExpertsAreExpectations) {
   constexpr int kDraws = 20000;
   // Weights are read for the first rows, and then multiplied long enough to hide it.
-  const LayerCost layer = {CostCurve(), CostCurve({{1, 3}, {4, 3.5}, {8, 8}}), 8};
+  const CostCurve expert({{1, 3}, {4, 3.5}, {8, 8}});
   const std::vector<double> popularity = expert_shares(8, 2, 3);
   for (uint64_t seed = 1; seed <= 6; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
@@ -99,11 +99,11 @@ TEST(ModelCost, ExpertsAreExpectations) {
         const int rows = std::binomial_distribution<int>(tokens, popularity[i])(random);
         if (rows == 0) continue;
         used += 1.0 / kDraws;
-        seconds += layer.expert.at(rows) / kDraws;
+        seconds += expert.at(rows) / kDraws;
       }
     }
     EXPECT_NEAR(experts_used(popularity, tokens), used, 0.05);
-    EXPECT_NEAR(experts_seconds(layer, popularity, tokens) / seconds, 1, 0.02);
+    EXPECT_NEAR(ExpertRows(popularity, tokens).seconds(expert) / seconds, 1, 0.02);
   }
 }
 

@@ -17,6 +17,7 @@
 #include <cstring>
 
 #include "ops/simd/decode.h"
+#include "ops/simd/equal_tiles.h"
 #include "ops/simd/kernels.h"
 #include "ops/simd/math.h"
 #include "ops/simd/quantize.h"
@@ -212,24 +213,6 @@ void multiply(const float* const* a, int64_t a_offset, int64_t steps, const floa
   }
 }
 
-// function.template operator()<R>(first) for tiles of R <= kMost rows, as equal as can be.
-template <int kMost, typename Function>
-inline void with_rows(int64_t rows, int64_t first, const Function& function) {
-  if (rows == kMost) {
-    function.template operator()<kMost>(first);
-  } else if constexpr (kMost > 1) {
-    with_rows<kMost - 1>(rows, first, function);
-  }
-}
-template <int kMost, typename Function>
-inline void for_row_tiles(int64_t rows, const Function& function) {
-  const int64_t tiles = (rows + kMost - 1) / kMost;
-  for (int64_t i = 0; i < tiles; ++i) {
-    const int64_t first = rows * i / tiles;
-    with_rows<kMost>(rows * (i + 1) / tiles - first, first, function);
-  }
-}
-
 // --- one tile of positions
 
 // What rows of a block have in common, and what is kept from tile to tile.
@@ -392,7 +375,7 @@ void attend_tile(AttentionState<V>& state, const AttentionArguments& a, int64_t 
   for (int64_t d = 0; d < a.key_dim; d += kAttentionDims) {
     const int64_t count = lesser<V>(kAttentionDims, a.key_dim - d);
     convert_keys<V, Format>(state, keys, a.key_stride, d, count, vector_begin, vector_end);
-    for_row_tiles<V::kAttentionRows>(a.rows, [&]<int R>(int64_t row) {
+    for_equal_tiles<V::kAttentionRows>(a.rows, [&]<int R>(int64_t row) {
       const float* tile = state.tile + vector_begin * kLanes;
       const int64_t first = vector_begin * kLanes;
       const int64_t vectors = vector_end - vector_begin;
@@ -411,7 +394,7 @@ void attend_tile(AttentionState<V>& state, const AttentionArguments& a, int64_t 
   for (int64_t d = 0; d < a.value_dim; d += kAttentionDims) {
     const int64_t count = lesser<V>(kAttentionDims, a.value_dim - d);
     convert_values<V, Format>(state, values, a.value_stride, d, count);
-    for_row_tiles<V::kAttentionRows>(
+    for_equal_tiles<V::kAttentionRows>(
         a.rows, [&]<int R>(int64_t row) { add_values<V, R>(state, out_rows, row, d, (count + kLanes - 1) / kLanes); });
   }
 }

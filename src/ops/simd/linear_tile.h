@@ -21,30 +21,10 @@
 
 #include "ops/activation.h"
 #include "ops/simd/decode.h"
+#include "ops/simd/equal_tiles.h"
 #include "ops/simd/kernels.h"
 
 namespace drafthorse::ops::simd {
-
-// function.template operator()<T>(first) with T = count, at most kMost.
-template <int kMost, typename Function>
-inline void with_tokens(int64_t count, int64_t first, const Function& function) {
-  if (count == kMost) {
-    function.template operator()<kMost>(first);
-  } else if constexpr (kMost > 1) {
-    with_tokens<kMost - 1>(count, first, function);
-  }
-}
-
-// function.template operator()<T>(first) for tiles of T <= kMost tokens, of as equal a size as can be: a tile of one
-// token costs nearly what one of a few does.
-template <int kMost, typename Function>
-inline void for_token_tiles(int64_t tokens, const Function& function) {
-  for (int64_t t = 0, tiles = (tokens + kMost - 1) / kMost; tiles > 0; --tiles) {
-    const int64_t count = (tokens - t + tiles - 1) / tiles;
-    with_tokens<kMost>(count, t, function);
-    t += count;
-  }
-}
 
 // The part of a tile's rows that is being decoded. A tile with fewer rows than lanes goes through a copy, so that no
 // byte beyond its rows is read.
@@ -164,7 +144,7 @@ void tile_of_32(const TileArguments& a) {
     for (int64_t token = 0; token < a.tokens; token += Sums::kTokens) {
       const int64_t tokens = lesser<V>(Sums::kTokens, a.tokens - token);
       sums.prepare(weights, blocks, a.x + token, tokens, 32 * static_cast<size_t>(first));
-      for_token_tiles<V::kIntTokens>(
+      for_equal_tiles<V::kIntTokens>(
           tokens, [&]<int T>(int64_t tile) __attribute__((always_inline)) {
             const int64_t t0 = token + tile;
             const std::byte* x[T];
@@ -213,7 +193,7 @@ void tile_of_256(const TileArguments& a) {
     for (int64_t token = 0; token < a.tokens; token += Sums::kTokens) {
       const int64_t tokens = lesser<V>(Sums::kTokens, a.tokens - token);
       sums.prepare(tile.weights, kGroups, a.x + token, tokens, static_cast<size_t>(block * kChunk));
-      for_token_tiles<V::kIntTokens>(
+      for_equal_tiles<V::kIntTokens>(
           tokens, [&]<int T>(int64_t first) __attribute__((always_inline)) {
             const int64_t t0 = token + first;
             const std::byte* x[T];
@@ -332,7 +312,7 @@ void tile_of_floats(const TileArguments& a) {
   const auto row = [&](int64_t r) { return a.weights + static_cast<size_t>(lesser<V>(r, a.rows - 1)) * a.row_bytes; };
   const auto multiply = [&]<typename Loader, bool kAhead>(Loader, std::bool_constant<kAhead>, int64_t steps,
                                                           int64_t column) {
-    for_token_tiles<V::kFloatTokens>(
+    for_equal_tiles<V::kFloatTokens>(
         a.tokens, [&]<int T>(int64_t t0) __attribute__((always_inline)) {
           const std::byte* x[T];
           for (int t = 0; t < T; ++t) x[t] = a.x[t0 + t] + x_offset + static_cast<size_t>(column) * kXBytes;
