@@ -118,6 +118,19 @@ std::string profile_text(const MachineProfile& profile, const std::string& path)
   return text + fmt::format("\n\nkept in {}\n", path);
 }
 
+// What the user should know of a disk that changed meanwhile; empty: it did not.
+std::string unsteady(const MachineProfile& profile) {
+  constexpr double kMuch = 1.3;
+  const double first = profile.disk.back().bytes_per_s;
+  const double last = profile.disk_bytes_per_s_at_the_end;
+  if (std::max(first, last) < kMuch * std::min(first, last)) return {};
+  return fmt::format(
+      "note: large reads gave {} at first and {} at the end: something else used the disk (what was written just "
+      "before, "
+      "perhaps), or it slows down by and by; predictions hold for a disk as it was at first, so measure again in quiet",
+      rate_text(first), rate_text(last));
+}
+
 }  // namespace
 
 CLI::App* add_profile_command(CLI::App& app, ProfileFlags& flags) {
@@ -151,6 +164,7 @@ int profile(const ProfileFlags& flags) {
   const Result<MachineProfile> measured = measure(flags, cache_folder(), console);
   console.end_progress();
   if (!measured.ok()) return fail(console, measured.status());
+  if (const std::string note = unsteady(*measured); !note.empty()) console.line(note);
   Status status = save_profile(*measured, *path);
   if (status.ok())
     status = write_output(flags.json ? json_text(profile_json(*measured)) : profile_text(*measured, *path));

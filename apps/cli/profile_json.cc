@@ -103,6 +103,7 @@ Json profile_json(const MachineProfile& profile) {
           {"disk_device", profile.disk_device},
           {"direct_io", profile.direct_io},
           {"disk", disk},
+          {"disk_bytes_per_s_at_the_end", profile.disk_bytes_per_s_at_the_end},
           {"disk_latency_s", profile.disk_latency_s},
           {"first_touch_s_per_byte", profile.first_touch_s_per_byte},
           {"compute_slowdown_while_reading", profile.compute_slowdown_while_reading},
@@ -139,6 +140,7 @@ Result<MachineProfile> parse_profile(const std::string& text, const std::string&
                             rate.number("bytes_per_s", 1)});
     if (!rate.problem().empty()) return refuse(fmt::format("'disk' is damaged ({})", rate.problem()));
   }
+  profile.disk_bytes_per_s_at_the_end = reader.number("disk_bytes_per_s_at_the_end");
   profile.disk_latency_s = reader.number("disk_latency_s");
   profile.first_touch_s_per_byte = reader.number("first_touch_s_per_byte");
   profile.compute_slowdown_while_reading = reader.number("compute_slowdown_while_reading", 1);

@@ -36,6 +36,7 @@ struct MachineProfile {
   uint64_t disk_device = 0;  // the file system's st_dev
   bool direct_io = true;     // false: read through the page cache, so that the disk figures mean little
   std::vector<DiskRate> disk;
+  double disk_bytes_per_s_at_the_end = 0;     // the last of `disk` again, after all else was measured
   double disk_latency_s = 0;                  // of one small read on an idle disk
   double first_touch_s_per_byte = 0;          // of memory the process has not used yet, where the system has it at hand
   double compute_slowdown_while_reading = 1;  // a matrix product's time beside full reading, over its time alone

@@ -38,6 +38,7 @@ Result<MachineProfile> measure_machine(const MeasureOptions& options, const Meas
   RETURN_IF_ERROR(measure_first_touch(profile));
   RETURN_IF_ERROR(measure_kernels(options, profile, progress));
   measure_graph(profile.threads, profile);
+  RETURN_IF_ERROR(measure_disk_again(options, profile));
   return profile;
 }
 

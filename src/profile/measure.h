@@ -31,6 +31,8 @@ std::string machine_name();
 // --- the parts
 // Disk figures into `profile`.
 Status measure_disk(const MeasureOptions& options, MachineProfile& profile, const MeasureProgress& progress);
+// The last of them again, to compare: a disk that was busy with something else is not so for long.
+Status measure_disk_again(const MeasureOptions& options, MachineProfile& profile);
 // What reading costs computing.
 Status measure_overlap(const MeasureOptions& options, MachineProfile& profile);
 // What memory costs when it is used for the first time.
