@@ -13,8 +13,7 @@
 namespace drafthorse {
 namespace {
 
-// Bytes per second, until iterations have shown how fast experts are read.
-constexpr double kAssumedReadRate = 2e9;
+// Of a draft that is the target at fewer bits, before anything was seen.
 constexpr double kItselfAcceptance = 0.95;
 
 ModelCost cost_of(const GgufIndex& index, const Model& model) {
@@ -110,15 +109,16 @@ Batch::Batch(Engine& engine) : engine_(engine), parts_(std::make_unique<Parts>(e
   if (parts.drafter != nullptr && !engine.options().draft_depth) {
     const std::optional<BatchCosts>& known = engine.options().batch->costs;
     BatchDepthOptions options;
-    options.target = known ? known->target : cost_of(engine.target_index(), *parts.target.model);
-    options.load_bytes_per_s = known && known->load_bytes_per_s > 0 ? known->load_bytes_per_s : kAssumedReadRate;
+    BatchCosts& costs = options.costs;
+    costs = known ? *known : BatchCosts{.target = cost_of(engine.target_index(), *parts.target.model)};
     if (const FastTier* fastest = parts.target.fastest_tier(); fastest != nullptr && fastest->load_bytes_per_s() > 0) {
-      options.load_bytes_per_s = fastest->load_bytes_per_s();
+      costs.load_bytes_per_s = fastest->load_bytes_per_s();
     }
     options.max_depth = kMostBatchDepth;
-    if (engine.draft_pass() != nullptr) {
-      const bool told = known && known->draft;
-      options.draft = told ? known->draft : cost_of(engine.draft_index(), engine.draft_pass()->model());
+    if (engine.draft_pass() == nullptr) {
+      costs.draft.reset();
+    } else {
+      if (!costs.draft) costs.draft = cost_of(engine.draft_index(), engine.draft_pass()->model());
       // The same model at fewer bits agrees with itself. Told nothing, the policy would never draft so deep that it
       // pays, and so never learn it.
       if (engine.draft_pass()->model().shares_kv()) options.acceptance = kItselfAcceptance;

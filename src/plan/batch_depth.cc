@@ -77,12 +77,12 @@ void BatchDepthPolicy::Factors::solve(double (&c)[kParts]) const {
 }
 
 BatchDepthPolicy::BatchDepthPolicy(BatchDepthOptions options) : options_(std::move(options)) {
-  CHECK(options_.max_depth >= 0 && options_.load_bytes_per_s > 0);
+  CHECK(options_.max_depth >= 0 && options_.costs.load_bytes_per_s > 0);
   acceptance_.resize(static_cast<size_t>(options_.max_depth));
   if (!acceptance_.empty()) acceptance_[0] = {options_.acceptance, kPriorDrafts};
   speaks_ = {1, 0.1};
   draft_ = {1, 0.1};
-  rate_ = {options_.load_bytes_per_s, 0.1};
+  rate_ = {options_.costs.load_bytes_per_s, 0.1};
   bytes_ = {1, 0.1};
   head_ = {1, 0.1};
 }
@@ -105,8 +105,8 @@ double BatchDepthPolicy::expected_tokens(int depth) const {
 }
 
 BatchDepthPolicy::Parts BatchDepthPolicy::parts(const PassWork& work) const {
-  const PassSeconds seconds = pass_seconds(options_.target, work);
-  const PassSeconds weights = weight_seconds(options_.target, work);
+  const PassSeconds seconds = pass_seconds(options_.costs.target, work);
+  const PassSeconds weights = weight_seconds(options_.costs.target, work);
   return {.stages = {weights.dense, std::max(0.0, seconds.dense - weights.dense), seconds.attention},
           .experts = {weights.experts, std::max(0.0, seconds.experts - weights.experts), 0},
           .head = seconds.head};
@@ -145,20 +145,20 @@ double BatchDepthPolicy::draft_seconds(const Drafting& drafting, double mean_key
   for (const double sequences : drafting) {
     // Mostly as many as for the position before.
     if (sequences != before) {
-      pass_s = options_.draft ? pass_seconds(*options_.draft, window_work(sequences, 1, mean_keys)).total()
+      pass_s = options_.costs.draft ? pass_seconds(*options_.costs.draft, window_work(sequences, 1, mean_keys)).total()
                               : sequences * kFreeDraft_s;
     }
     before = sequences;
     seconds += pass_s;
   }
-  if (caught_up > 0 && options_.draft) {
-    seconds += pass_seconds(*options_.draft, {caught_up, caught_up * mean_keys / 2, caught_up, 0}).total();
+  if (caught_up > 0 && options_.costs.draft) {
+    seconds += pass_seconds(*options_.costs.draft, {caught_up, caught_up * mean_keys / 2, caught_up, 0}).total();
   }
   return seconds;
 }
 
 double BatchDepthPolicy::loaded_bytes(double tokens, double resident) const {
-  const ModelCost& cost = options_.target;
+  const ModelCost& cost = options_.costs.target;
   return cost.expert_bytes * cost.moe_layers() * experts_loaded(cost.popularity, tokens, resident);
 }
 
@@ -188,7 +188,7 @@ BatchDepthChoice BatchDepthPolicy::expect(const BatchState& state, const Draftin
   out.draft_s = draft_.value * draft_seconds(drafting, mean_keys, 0);
   out.loaded_bytes = bytes_.value * loaded_bytes(work.tokens, state.resident_experts);
   out.load_s = out.loaded_bytes / rate_.value;
-  const double beside = std::min(out.compute_s, out.load_s) / std::max(1, options_.target.moe_layers());
+  const double beside = std::min(out.compute_s, out.load_s) / std::max(1, options_.costs.target.moe_layers());
   out.seconds = out.draft_s + std::max(out.compute_s, out.load_s) + beside + head_.value * modelled.head + other_.value;
 
   const double dense = computing.stages - computing.attention;
@@ -317,13 +317,13 @@ void BatchDepthPolicy::observe(const BatchObservation& iteration) {
 
   const auto bytes = static_cast<double>(iteration.bytes_read);
   const double modelled_bytes = loaded_bytes(work.tokens, iteration.resident_experts);
-  if (modelled_bytes > options_.target.expert_bytes) bytes_.add(bytes / modelled_bytes, 1, kKeep);
+  if (modelled_bytes > options_.costs.target.expert_bytes) bytes_.add(bytes / modelled_bytes, 1, kKeep);
   if (bytes > 0 && iteration.link_busy_s > 0) {
     rate_.add(bytes / iteration.link_busy_s, 1, kKeep);
   } else if (bytes > 0 && iteration.pass_s > 0) {
     // Where computing hides the loads, they tell no more than that the link is at least so fast.
     const bool held_up = iteration.stall_s > kLoadBound * iteration.pass_s;
-    const double beside = held_up ? compute_s / std::max(1, options_.target.moe_layers()) : 0;
+    const double beside = held_up ? compute_s / std::max(1, options_.costs.target.moe_layers()) : 0;
     const double rate = bytes / std::max(iteration.pass_s - beside, iteration.stall_s);
     if (held_up || rate > rate_.value) rate_.add(rate, 1, kKeep);
   }

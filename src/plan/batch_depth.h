@@ -42,16 +42,14 @@ namespace drafthorse {
 // What passes and reads take, in seconds, as far as that is known before anything has run.
 struct BatchCosts {
   ModelCost target;
-  std::optional<ModelCost> draft{};  // of one pass of the drafter
-  double load_bytes_per_s = 0;       // of experts
+  std::optional<ModelCost> draft{};  // of one pass of the drafter; nullopt: it costs next to nothing (n-grams)
+  double load_bytes_per_s = 2e9;     // of experts; a disk's in many machines
 };
 
 struct BatchDepthOptions {
-  ModelCost target;
-  std::optional<ModelCost> draft{};  // of one pass of the drafter; nullopt: it costs next to nothing (n-grams)
-  double load_bytes_per_s = 1e9;     // of experts, as profiled; learnt where loads hold up or link_busy_s is told
-  int max_depth = 0;                 // 0: nothing drafts
-  double acceptance = 0.7;           // of every position, before anything was seen
+  BatchCosts costs;         // the loads' rate is learnt where they hold up or link_busy_s is told
+  int max_depth = 0;        // 0: nothing drafts
+  double acceptance = 0.7;  // of every position, before anything was seen
 };
 
 // What the next iteration has before it.

@@ -205,9 +205,7 @@ class Runner {
 
 BatchDepthOptions options() {
   BatchDepthOptions out;
-  out.target = target_model();
-  out.draft = draft_model();
-  out.load_bytes_per_s = 2e9;
+  out.costs = {target_model(), draft_model(), 2e9};
   out.max_depth = kMaxDepth;
   return out;
 }
@@ -348,7 +346,7 @@ TEST(BatchDepth, NobodyWithRoomDraftsNothing) {
   state.sequences = 3;
   state.rooms = rooms;
   EXPECT_EQ(policy.choose(state).depth, 0);
-  EXPECT_EQ(BatchDepthPolicy({.target = target_model()}).choose({.sequences = 5}).depth, 0);
+  EXPECT_EQ(BatchDepthPolicy({.costs = {.target = target_model()}}).choose({.sequences = 5}).depth, 0);
   // Prompts alone.
   const BatchDepthChoice none = policy.choose({.prompt_tokens = 500, .prompt_token_keys = 50000});
   EXPECT_EQ(none.depth, 0);
