@@ -207,6 +207,18 @@ TEST(DepthPolicy, StaysWithinRoomAndMaximum) {
   }
 }
 
+// A draft in vain costs the target that drafts as much as its text would: it feels its way. Another model is cheap to
+// try.
+TEST(DepthPolicy, TheTargetItselfGoesDeeperByTwos) {
+  for (const bool itself : {true, false}) {
+    DepthPolicy policy(kMaxDepth, itself);
+    for (const int depth : {2, 4}) {
+      for (int i = 0; i < 8; ++i) policy.observe({depth, depth, 0.01 * depth, 1.0, 0, {}});
+      EXPECT_EQ(policy.best_depth(), std::min(kMaxDepth, (itself ? 2 : 4) * depth)) << itself << " after " << depth;
+    }
+  }
+}
+
 // Clocks may show nothing for very small models.
 TEST(DepthPolicy, SurvivesZeroTimes) {
   DrafterPolicy policy({{"draft"}}, 4);
