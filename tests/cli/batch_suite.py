@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 
-from support import PROMPT, CliTestCase, Setup, execute, least_budget, run, without_file_privileges
+from support import PROMPT, CliTestCase, Setup, execute, least_budget, measured_machine, run, without_file_privileges
 
 FAILED, USAGE, FILE, MEMORY, SOME_FAILED, INTERRUPTED = 1, 2, 3, 4, 5, 130
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
@@ -157,6 +157,7 @@ class Formats(BatchTestCase):
 
     def test_models_of_every_shape(self):
         """Planned and run: many small experts, a shared one, layers without any."""
+        measured = measured_machine(self.folder, "f32,q8_0,q5_0,q4_0")
         for folder in sorted(path.parent for path in Setup.models.glob("*/target.gguf")):
             model, draft = folder / "target.gguf", folder / "draft.gguf"
             prompts = [PROMPT, "import os\n", "x"]
@@ -174,7 +175,7 @@ class Formats(BatchTestCase):
                         self.assert_fine(self.batch(requests, *flags, *ram, model=model))
                         self.assertEqual(self.texts(), expected)
                         self.assert_fine(execute([Setup.binary, "plan", "--batch", "-m", model, *map(str, flags + ram),
-                                                  "--prompt-tokens", "20", "-n", "12"]))
+                                                  "--prompt-tokens", "20", "-n", "12"], env=measured))
 
     def test_flags_are_for_what_requests_do_not_say(self):
         requests = [completion("flags"), completion("says", temperature=0, max_tokens=30, stop="nowhere"),

@@ -9,7 +9,7 @@ import subprocess
 import time
 import xml.etree.ElementTree as ElementTree
 
-from support import CliTestCase, Setup, execute
+from support import CliTestCase, Setup, execute, measured_machine
 
 FAILED, USAGE, FILE, MEMORY, INTERRUPTED = 1, 2, 3, 4, 130
 SVG = "{http://www.w3.org/2000/svg}"
@@ -277,16 +277,7 @@ class Batches(BenchTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        # The processes' profile of these kernels, wherever the tests run.
-        cls.profile = cls.folder / "cache" / "drafthorse" / "profile.json"
-        cls.environment = {**os.environ, "XDG_CACHE_HOME": str(cls.folder / "cache")}
-        large = cls.folder / "large.bin"
-        large.write_bytes(os.urandom(1 << 20) * 80)
-        types = ("--types", "f16,f32,bf16,q8_0,q4_0", "--seconds", "0.01", "--json")
-        done = execute([Setup.binary, "profile", str(large), *types], env=cls.environment, timeout=120)
-        large.unlink()
-        if done.code != 0:
-            raise AssertionError(str(done))
+        cls.environment = measured_machine(cls.folder, "f16,f32,bf16,q8_0,q4_0")
 
     def batches(self, *flags, draft=True, **options):
         return bench(*flags, draft=draft, env=self.environment, **options)

@@ -5,6 +5,7 @@ A suite is a module beside this one. Only the standard library is needed.
 
 import argparse
 import importlib
+import os
 import pathlib
 import sys
 import unittest
@@ -37,6 +38,9 @@ def main():
     Setup.scratch = arguments.scratch.resolve()
     Setup.copies = arguments.copies
     Setup.seed = arguments.seed
+    # What the user who runs the tests has configured and measured is not for them.
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        os.environ[name] = str(Setup.scratch / "nobody")
     module = importlib.import_module(f"{arguments.suite}_suite")
     unittest.main(module=module, argv=[sys.argv[0], *rest], verbosity=2)
 

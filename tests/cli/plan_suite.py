@@ -3,7 +3,7 @@
 import json
 import os
 
-from support import PROMPT, CliTestCase, Setup, execute, least_budget, run
+from support import PROMPT, CliTestCase, Setup, execute, large_file, least_budget, run
 
 USAGE, FILE, MEMORY = 2, 3, 4
 
@@ -13,9 +13,7 @@ class Planning(CliTestCase):
     def setUpClass(cls):
         super().setUpClass()
         cls.environment = {**os.environ, "XDG_CACHE_HOME": str(cls.folder)}
-        # Any large file will do to read from.
-        cls.large = cls.folder / "large.bin"
-        cls.large.write_bytes(os.urandom(1 << 20) * 80)
+        cls.large = large_file(cls.folder)
         done = cls.profile(cls, cls.large, "--types", "q8_0,f32", "--seconds", "0.01", "--json")
         if done.code != 0:
             cls.tearDownClass()

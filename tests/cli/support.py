@@ -82,6 +82,24 @@ def least_budget(*flags, model=None):
     return int(re.search(r"at least --ram (\d+)M is needed", refused.err).group(1)) << 20
 
 
+def large_file(folder):
+    """A file to measure the disk with, which the caller removes."""
+    path = folder / "large.bin"
+    path.write_bytes(os.urandom(1 << 20) * 80)
+    return path
+
+
+def measured_machine(folder, types):
+    """An environment in which `drafthorse profile` has measured these kernels, for a moment: for tests alone."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    large = large_file(folder)
+    done = execute([Setup.binary, "profile", str(large), "--types", types, "--seconds", "0.01"], env=environment, timeout=120)
+    large.unlink()
+    if done.code != 0:
+        raise AssertionError(str(done))
+    return environment
+
+
 class CliTestCase(unittest.TestCase):
     """Assertions about runs, and a folder of its own for each class."""
 
