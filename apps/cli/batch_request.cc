@@ -170,11 +170,11 @@ void parse_prompt(JsonFields& body, ApiRequest& request) {
 
 void parse_token_limit(JsonFields& body, ApiRequest& request) {
   const std::optional<int64_t> most = body.count("max_tokens", 1, INT32_MAX);
-  const std::optional<int64_t> newer = request.chat ? body.count("max_completion_tokens", 1, INT32_MAX) : std::nullopt;
-  if (most && newer && *most != *newer) {
+  const std::optional<int64_t> newer = request.chat ? body.count("max_completion_tokens", 1, INT32_MAX) : most;
+  if (most && newer && most != newer) {
     body.refuse("max_completion_tokens", "max_tokens and max_completion_tokens differ; give one of them");
   }
-  if (most || newer) request.token_limit = newer ? *newer : *most;
+  if (const std::optional<int64_t>& limit = newer ? newer : most) request.token_limit = *limit;
 }
 
 void parse_stops(JsonFields& body, ApiRequest& request) {
