@@ -2,7 +2,10 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <iterator>
+#include <vector>
 
 #include "end_to_end/generation.h"
 #include "engine/calibration.h"
@@ -15,6 +18,9 @@ namespace {
 
 constexpr size_t kPrompts = 20;
 constexpr int64_t kTokens = 128;
+// With experts missing each token waits for reads, and what can go wrong does so soon: a part of the texts is enough.
+constexpr size_t kPromptsWithMisses = 8;
+constexpr int64_t kTokensWithMisses = 64;
 
 const std::string kTarget = DRAFTHORSE_MODELS_DIR "/mixtral/target.gguf";
 const std::string kDenseDraft = DRAFTHORSE_MODELS_DIR "/mixtral/draft.gguf";
@@ -37,17 +43,23 @@ EngineOptions drafting(const std::string& drafter, int depth) {
   return options;
 }
 
-Texts texts_of(const EngineOptions& options) { return texts_by(options, kPrompts, kTokens); }
-
 class Lossless : public testing::Test {
  protected:
-  static void SetUpTestSuite() { reference_ = new Texts(texts_of(drafting("none", -1))); }
+  static void SetUpTestSuite() { reference_ = new Texts(texts_by(drafting("none", -1), kPrompts, kTokens)); }
   static void TearDownTestSuite() { delete reference_; }
 
-  static void expect_same(const EngineOptions& options, const std::string& what) {
-    const Texts texts = texts_of(options);
-    ASSERT_EQ(texts.size(), kPrompts) << what;
-    for (size_t i = 0; i < texts.size(); ++i) ASSERT_EQ(texts[i], (*reference_)[i]) << what << ", prompt " << i;
+  static void expect_same(const EngineOptions& options, const std::string& what, size_t prompts = kPrompts,
+                          int64_t tokens = kTokens) {
+    const Texts texts = texts_by(options, prompts, tokens);
+    ASSERT_EQ(texts.size(), prompts) << what;
+    for (size_t i = 0; i < texts.size(); ++i) {
+      const std::vector<int32_t>& whole = (*reference_)[i];
+      const auto end = whole.begin() + std::min<ptrdiff_t>(tokens, std::ssize(whole));
+      ASSERT_EQ(texts[i], std::vector<int32_t>(whole.begin(), end)) << what << ", prompt " << i;
+    }
+  }
+  static void expect_same_with_misses(const EngineOptions& options, const std::string& what) {
+    expect_same(options, what, kPromptsWithMisses, kTokensWithMisses);
   }
 
   static Texts* reference_;
@@ -82,7 +94,7 @@ TEST_F(Lossless, AnyDrafter) {
       EngineOptions options = drafting(drafter, depth);
       // Few experts in memory: what is resident is not what is routed to.
       options.expert_slots = depth == 4 ? 7 : 24;
-      expect_same(options, fmt::format("drafter {}, depth {}", drafter, depth));
+      expect_same_with_misses(options, fmt::format("drafter {}, depth {}", drafter, depth));
       if (HasFatalFailure()) return;
     }
   }
@@ -91,7 +103,7 @@ TEST_F(Lossless, AnyDrafter) {
       EngineOptions options = base_options();
       options.draft_path = draft;
       options.expert_slots = slots;
-      expect_same(options, fmt::format("drafter auto, draft '{}', {} slots", draft, slots));
+      expect_same_with_misses(options, fmt::format("drafter auto, draft '{}', {} slots", draft, slots));
       if (HasFatalFailure()) return;
     }
   }
@@ -105,7 +117,7 @@ TEST_F(Lossless, AnyMemoryAndEviction) {
       options.expert_slots = slots;
       options.draft_path = slots % 2 == 0 ? kQuantizedDraft : kDenseDraft;
       options.draft_depth = slots % 3 * 4;
-      expect_same(options, fmt::format("{} slots, {}", slots, eviction));
+      expect_same_with_misses(options, fmt::format("{} slots, {}", slots, eviction));
     }
   }
 }
@@ -120,7 +132,7 @@ TEST_F(Lossless, AnyPolicyPredictorAndPrefetch) {
     options.draft_path = number % 2 == 0 ? kQuantizedDraft : kDenseDraft;
     if (number % 3 != 0) options.draft_depth = 3 * (number % 3);
     ++number;
-    expect_same(options, what);
+    expect_same_with_misses(options, what);
   };
   for (const SchedulePolicy& policy : schedule_policies()) {
     ScheduleOptions schedule;
@@ -167,7 +179,7 @@ TEST_F(Lossless, FittedRouters) {
       options.schedule.predictor = predictor;
       options.expert_slots = 12 + 5 * depth;
       if (depth >= 0) options.draft_depth = depth;
-      expect_same(options, fmt::format("{} with fitted routers, depth {}", predictor, depth));
+      expect_same_with_misses(options, fmt::format("{} with fitted routers, depth {}", predictor, depth));
     }
   }
 }
@@ -181,7 +193,7 @@ TEST_F(Lossless, AnyThreadsAndReads) {
       options.expert_slots = 9;
       options.draft_path = kQuantizedDraft;
       options.draft_depth = 4;
-      expect_same(options, fmt::format("{} threads, {}", threads, io));
+      expect_same_with_misses(options, fmt::format("{} threads, {}", threads, io));
     }
   }
 }

@@ -256,6 +256,7 @@ TEST(SampledText, IsTheSameAtAnyDepthDraftAndMemory) {
     EXPECT_GT(accepted, 50) << chain.name;
     for (const char* drafter : {"model", "ngram", "resident", "auto"}) {
       for (const int depth : {1, 4, 8, -1}) {
+        if (std::string(drafter) == "auto" && (depth == 1 || depth == 4)) continue;  // it chooses: the same run again
         EngineOptions options;
         options.drafter = drafter;
         if (std::string(drafter) == "model") options.draft_path = kQuantizedDraft;
