@@ -13,7 +13,8 @@ demo: setup
 
 # The whole suite; then, under the sanitizers, the tests that are quick there.
 test: build
-	@ctest --preset release -j2
+	@# Many tests wait for the disk or for another process: one more than there are cores.
+	@ctest --preset release -j$$(($$(nproc) + 1))
 	@tools/sanitize
 
 clean:
