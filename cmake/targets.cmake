@@ -34,9 +34,11 @@ function(drafthorse_layer name)
 endfunction()
 
 # Tests labelled asan run under the address and undefined sanitizers too, those labelled tsan (they start threads, none
-# of them ggml's) under all of them.
+# of them ggml's) under all of them. With the label long they do so only where all are asked for: tools/sanitize --all.
 add_custom_target(sanitized_tests_asan)
 add_custom_target(sanitized_tests_tsan)
+add_custom_target(sanitized_tests_asan_all DEPENDS sanitized_tests_asan)
+add_custom_target(sanitized_tests_tsan_all DEPENDS sanitized_tests_tsan)
 
 # drafthorse_test(NAME SOURCES a_test.cc ... DEPENDS ... [LABELS ...] [TIMEOUT s]): one executable, one ctest entry.
 function(drafthorse_test name)
@@ -54,11 +56,15 @@ function(drafthorse_test name)
   endif()
   # What may take longest starts first, so that nothing long is left when all else is done.
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} COST ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+  set(all "")
+  if("long" IN_LIST ARG_LABELS)
+    set(all _all)
+  endif()
   if("tsan" IN_LIST ARG_LABELS)
-    add_dependencies(sanitized_tests_tsan ${name})
+    add_dependencies(sanitized_tests_tsan${all} ${name})
   endif()
   if("tsan" IN_LIST ARG_LABELS OR "asan" IN_LIST ARG_LABELS)
-    add_dependencies(sanitized_tests_asan ${name})
+    add_dependencies(sanitized_tests_asan${all} ${name})
   endif()
 endfunction()
 
