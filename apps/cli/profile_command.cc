@@ -125,8 +125,7 @@ std::string unsteady(const MachineProfile& profile) {
   const double last = profile.disk_bytes_per_s_at_the_end;
   if (std::max(first, last) < kMuch * std::min(first, last)) return {};
   return fmt::format(
-      "note: large reads gave {} at first and {} at the end: something else used the disk (what was written just "
-      "before, "
+      "note: large reads gave {} at first and {} at the end: something else used the disk (what was just written, "
       "perhaps), or it slows down by and by; predictions hold for a disk as it was at first, so measure again in quiet",
       rate_text(first), rate_text(last));
 }
