@@ -135,7 +135,8 @@ struct Avx512Vector {
     return join(Avx2Vector::load_u32(rows, offset), Avx2Vector::load_u32(UpperRows<Rows>{rows}, offset));
   }
   // Into the second cache, which has more of them under way than the first. On Zen 4 one token takes 1.3 to 1.6 times
-  // as long otherwise (BF16, F16, Q8_0, Q4_K, Q6_K); Q4_0 alone, which takes longer to decode, loses a tenth at 4 to 16.
+  // as long otherwise (BF16, F16, Q8_0, Q4_K, Q6_K); Q4_0 alone, which takes longer to decode, loses a tenth at 4
+  // to 16.
   static void prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
 
  private:
