@@ -43,7 +43,7 @@ namespace drafthorse {
 struct BatchCosts {
   ModelCost target;
   std::optional<ModelCost> draft{};  // of one pass of the drafter; nullopt: it costs next to nothing (n-grams)
-  double load_bytes_per_s = 2e9;     // of experts; a disk's in many machines
+  double load_bytes_per_s = 2e9;     // of experts, above zero; until measured, a disk's in many machines
 };
 
 struct BatchDepthOptions {
