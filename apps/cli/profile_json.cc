@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -25,11 +24,12 @@ class Reader {
  public:
   explicit Reader(const Json& json) : json_(json) {}
 
-  double number(const char* key, double least = 0) {
+  double number(const char* key, double least = 0, double most = kMost) {
     const auto found = json_.find(key);
     if (found == json_.end() || !found->is_number()) return wrong(key);
-    return checked(found->get<double>(), key, least);
+    return checked(found->get<double>(), key, least, most);
   }
+  int count(const char* key, int most) { return static_cast<int>(number(key, 1, most)); }
   std::string text(const char* key) {
     const auto found = json_.find(key);
     if (found == json_.end() || !found->is_string()) {
@@ -58,10 +58,10 @@ class Reader {
         wrong(key);
         return out;
       }
-      const double tokens = checked(pair[0].get<double>(), key, 1);
-      const double taken = checked(pair[1].get<double>(), key, 0);
+      const double tokens = checked(pair[0].get<double>(), key, 1, kMostTokens);
+      const double taken = checked(pair[1].get<double>(), key, 0, kMost);
+      if (taken <= 0 || (!out.empty() && tokens <= out.back().tokens)) wrong(key);
       if (!problem_.empty()) return out;
-      if (tokens > 1e6 || taken <= 0 || (!out.empty() && tokens <= out.back().tokens)) wrong(key);
       out.push_back({static_cast<int>(tokens), taken});
     }
     return out;
@@ -73,9 +73,12 @@ class Reader {
   }
 
  private:
-  double checked(double value, const char* key, double least) {
-    constexpr double kMost = 1e18;
-    return std::isfinite(value) && value >= least && value <= kMost ? value : wrong(key);
+  // Beyond these no field's type could hold it.
+  static constexpr double kMost = 1e18;
+  static constexpr double kMostTokens = 1e6;
+
+  double checked(double value, const char* key, double least, double most) {
+    return std::isfinite(value) && value >= least && value <= most ? value : wrong(key);
   }
   const Json& json_;
   std::string problem_;
@@ -128,15 +131,14 @@ Result<MachineProfile> parse_profile(const std::string& text, const std::string&
   MachineProfile profile;
   if (reader.number("schema") != kSchema) return refuse("a profile of another version");
   profile.machine = reader.text("machine");
-  profile.threads = static_cast<int>(std::min(reader.number("threads", 1), 1e5));
+  profile.threads = reader.count("threads", 100000);
   profile.taken_at = static_cast<int64_t>(reader.number("taken_at"));
   profile.disk_file = reader.text("disk_file");
   profile.disk_device = static_cast<uint64_t>(reader.number("disk_device"));
   profile.direct_io = reader.flag("direct_io");
   for (const Json& entry : reader.list("disk")) {
     Reader rate(entry);
-    profile.disk.push_back({static_cast<uint64_t>(rate.number("read_bytes", 1)),
-                            static_cast<int>(std::min(rate.number("in_flight", 1), 1e6)),
+    profile.disk.push_back({static_cast<uint64_t>(rate.number("read_bytes", 1)), rate.count("in_flight", 1000000),
                             rate.number("bytes_per_s", 1)});
     if (!rate.problem().empty()) return refuse(fmt::format("'disk' is damaged ({})", rate.problem()));
   }
