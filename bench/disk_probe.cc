@@ -17,8 +17,7 @@ namespace {
 
 Result<double> probe(const std::string& path, double duration_s) {
   ASSIGN_OR_RETURN(const std::unique_ptr<FileSet> files, FileSet::open({path}));
-  std::unique_ptr<ReadQueue> queue = make_pread_queue(*files);
-  if (Result<std::unique_ptr<ReadQueue>> uring = make_uring_queue(*files); uring.ok()) queue = std::move(uring).value();
+  const std::unique_ptr<ReadQueue> queue = make_read_queue(*files);
   const size_t depth = queue->capacity();
   ASSIGN_OR_RETURN(const Arena arena, Arena::reserve(depth * kReadPieceBytes));
   const uint64_t pieces = files->bytes(0) / kReadPieceBytes;

@@ -376,15 +376,9 @@ Status Engine::open_queue(LoadedModel& loaded, const GgufIndex& index) {
     ASSIGN_OR_RETURN(loaded.queue, options_.queue_factory(*loaded.files));
     return {};
   }
-  if (options_.io == "uring") {
-    Result<std::unique_ptr<ReadQueue>> queue = make_uring_queue(*loaded.files);
-    if (queue.ok()) {
-      loaded.queue = std::move(queue).value();
-      return {};
-    }
-    note_once(fmt::format("{}; reading with pread instead", queue.status().message()));
-  }
-  loaded.queue = make_pread_queue(*loaded.files);
+  Status refused;
+  loaded.queue = options_.io == "uring" ? make_read_queue(*loaded.files, &refused) : make_pread_queue(*loaded.files);
+  if (!refused.ok()) note_once(fmt::format("{}; reading with pread instead", refused.message()));
   return {};
 }
 

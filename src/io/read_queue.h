@@ -59,6 +59,9 @@ Result<std::unique_ptr<ReadQueue>> make_uring_queue(const FileSet& files, size_t
 std::unique_ptr<ReadQueue> make_pread_queue(const FileSet& files, int threads = 8,
                                             size_t capacity = kReadQueueCapacity);
 
+// io_uring's where there is one, else pread's. refused: why io_uring was not to be had, if it was not.
+std::unique_ptr<ReadQueue> make_read_queue(const FileSet& files, Status* refused = nullptr);
+
 // Storage for tests: serves from memory, in virtual time, with seeded latency, reordering and faults. reap(wait)
 // advances the clock to the next completion; reap(no wait) brings what is due at the clock's present time.
 struct FakeStorageOptions {

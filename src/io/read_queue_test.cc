@@ -3,6 +3,7 @@
 #include "io/read_queue.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -318,6 +319,27 @@ INSTANTIATE_TEST_SUITE_P(All, ReadQueueTest,
                                            QueueKind{"Fake", make_fake}, QueueKind{"FaultInjecting", make_faultless},
                                            QueueKind{"Metered", make_metered}),
                          [](const auto& tested) { return tested.param.name; });
+
+TEST(MakeReadQueueTest, FallsBackToPreadAndSaysWhy) {
+  const TemporaryFile file(temporary_path("content"), random_content(4096, 1));
+  const Result<std::unique_ptr<FileSet>> files = FileSet::open({file.path()});
+  ASSERT_TRUE(files.ok()) << files.status().message();
+  {
+    Status refused;
+    const std::unique_ptr<ReadQueue> queue = make_read_queue(**files, &refused);
+    EXPECT_EQ(queue->name(), refused.ok() ? "io_uring" : "pread") << refused.message();
+  }
+  // A ring is a descriptor of its own: without one to be had there is none.
+  rlimit limit{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const rlimit none{0, limit.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  Status refused;
+  const std::unique_ptr<ReadQueue> queue = make_read_queue(**files, &refused);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  EXPECT_EQ(queue->name(), "pread");
+  EXPECT_FALSE(refused.ok());
+}
 
 }  // namespace
 }  // namespace drafthorse

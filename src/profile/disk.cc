@@ -27,9 +27,7 @@ class Reader {
  public:
   // seconds: of each figure to come.
   static Result<std::unique_ptr<Reader>> open(const FileSet& files, double seconds) {
-    std::unique_ptr<ReadQueue> queue = make_pread_queue(files);
-    if (Result<std::unique_ptr<ReadQueue>> uring = make_uring_queue(files); uring.ok())
-      queue = std::move(uring).value();
+    std::unique_ptr<ReadQueue> queue = make_read_queue(files);
     ASSIGN_OR_RETURN(Arena arena, Arena::reserve(queue->capacity() * kReadPieceBytes));
     std::unique_ptr<Reader> reader(new Reader(files, std::move(queue), std::move(arena)));
     // What is touched for the first time costs more than the read.

@@ -51,8 +51,7 @@ double product_seconds(const Arena& weights, WorkerPool& pool, double duration_s
 
 Status measure_overlap(const MeasureOptions& options, MachineProfile& profile) {
   ASSIGN_OR_RETURN(const std::unique_ptr<FileSet> files, FileSet::open({options.disk_file}));
-  std::unique_ptr<ReadQueue> queue = make_pread_queue(*files);
-  if (Result<std::unique_ptr<ReadQueue>> uring = make_uring_queue(*files); uring.ok()) queue = std::move(uring).value();
+  const std::unique_ptr<ReadQueue> queue = make_read_queue(*files);
   ASSIGN_OR_RETURN(const Arena weights, Arena::reserve(kMatrices * kMatrix));
   ASSIGN_OR_RETURN(const Arena destination, Arena::reserve(queue->capacity() * kReadPieceBytes));
   std::memset(weights.data(), 0x38, weights.bytes());
