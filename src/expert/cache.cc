@@ -11,6 +11,12 @@ namespace {
 constexpr double kReadAheadWorth = 1e15;  // above any policy's own worth
 constexpr double kAboveWorth = -1e15;     // below any
 
+std::vector<int> experts_by_layer(const ExpertLayout& layout) {
+  std::vector<int> experts;
+  for (const ExpertLayer& layer : layout.layers) experts.push_back(static_cast<int>(layer.experts.size()));
+  return experts;
+}
+
 FetchReason reason_of(ReadPriority priority) {
   switch (priority) {
     case ReadPriority::kDemand:
@@ -78,6 +84,7 @@ ExpertCache::ExpertCache(const ExpertLayout& layout, std::unique_ptr<EvictionPol
       clock_(clock),
       queue_(queue, clock),
       reader_(files, queue_),
+      pass_use_(experts_by_layer(layout)),
       stats_(layout.n_layers()) {
   held_by_layer_.resize(layout.n_layers());
   kept_by_layer_.resize(layout.n_layers());
@@ -136,6 +143,7 @@ void ExpertCache::demand_portion(std::span<const ExpertId> experts) {
     const ExpertKey key{layer, expert};
     LayerCacheStats& stats = stats_[index(layer)];
     history_of(key).last_touch = ++tick_;
+    pass_use_.demanded(key);
     if (slot_of(key) != kNoSlot && slots_[slot_of(key)].prefetched) {
       slots_[slot_of(key)].prefetched = false;
       ++stats.prefetched_used;
@@ -556,9 +564,8 @@ Status ExpertCache::fill_and_wait(const std::function<bool(int, int)>& progress)
 void ExpertCache::record_uses(LayerId layer, std::span<const int32_t> used, int64_t count) {
   auto& histories = histories_[index(layer)];
   CHECK(used.size() == histories.size());
-  for (size_t e = 0; e < used.size(); ++e) {
-    if (used[e] > 0) drafthorse::record_uses(histories[e], tokens_, count, used[e]);
-  }
+  for (size_t e = 0; e < used.size(); ++e) drafthorse::record_uses(histories[e], tokens_, count, used[e]);
+  pass_use_.record(layer, used, count, window_, histories);
 }
 
 int ExpertCache::residents() const {

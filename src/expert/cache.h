@@ -35,6 +35,7 @@
 #include "base/trace.h"
 #include "expert/eviction.h"
 #include "expert/fast_tier.h"
+#include "expert/pass_use.h"
 #include "io/expert_layout.h"
 #include "io/extent_reader.h"
 #include "io/metered_queue.h"
@@ -228,6 +229,7 @@ class ExpertCache final : public FastTier {
   std::vector<Slot> slots_;
   std::vector<std::vector<int32_t>> slot_of_;          // [layer][expert], kNoSlot where absent
   std::vector<std::vector<ExpertHistory>> histories_;  // [layer][expert]
+  PassUse pass_use_;
   std::unordered_map<ExtentReader::JobId, int32_t> slot_of_job_;
   std::vector<ExtentReader::Finished> finished_;
   const Forecast* forecast_ = nullptr;

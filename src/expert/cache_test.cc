@@ -56,6 +56,29 @@ TEST(ExpertCache, FailedPrefetchIsNoError) {
   setup.cache->release(ExpertId{1});
 }
 
+// What rejected tokens use again and again stays, though it is never part of the text.
+TEST(ExpertCache, LearnsFromWhatPassesDemand) {
+  CacheSetup setup({.experts_per_layer = {6}}, 3, {.seed = 6}, "draft-guided");
+  setup.cache->set_window(2);
+  const auto pass = [&](const ExpertId accepted, const ExpertId rejected) {
+    const std::vector<ExpertId> experts{accepted, rejected};
+    setup.cache->demand(LayerId{0}, experts);
+    for (const ExpertId expert : experts) {
+      ASSERT_TRUE(setup.cache->wait_for(expert).ok());
+      setup.cache->release(expert);
+    }
+    std::vector<int32_t> used(6, 0);
+    used[static_cast<size_t>(index(accepted))] = 1;
+    setup.cache->record_uses(LayerId{0}, used, 1);
+    setup.cache->advance(1);
+  };
+  for (int i = 0; i < 3; ++i) pass(ExpertId{2}, ExpertId{0});
+  for (int i = 0; i < 12; ++i) pass(ExpertId{0}, ExpertId{1});
+  pass(ExpertId{0}, ExpertId{3});
+  EXPECT_TRUE(setup.cache->resident({LayerId{0}, ExpertId{1}}));
+  EXPECT_FALSE(setup.cache->resident({LayerId{0}, ExpertId{2}}));
+}
+
 // The pinned residents of a demand may fill all slots while the expert waited for first is absent.
 TEST(ExpertCache, WaitingInOrderPassesResidentsThatFillAllSlots) {
   CacheSetup setup({.experts_per_layer = {6}}, 2, {.seed = 5});

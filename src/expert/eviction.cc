@@ -147,7 +147,7 @@ class DraftGuided final : public EvictionPolicy {
   std::string_view name() const override { return "draft-guided"; }
   double worth(ExpertKey key, const ExpertHistory& history, const EvictionContext& context) const override {
     const double of_token = std::clamp(use_rate_at(history, context.tokens), kLeastRate, 1.0);
-    const double rate = used_by_window(of_token, context.window);
+    const double rate = history.next_pass >= 0 ? history.next_pass : used_by_window(of_token, context.window);
     const bool known = context.forecast != nullptr && context.forecast->covers(key.layer);
     const double needed = known ? context.forecast->need(key) : rate;
     // A mean of times would be all tail: an expert needed now with probability 0.95 and else not for 50 circles counts

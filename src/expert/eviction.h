@@ -21,6 +21,7 @@ struct ExpertHistory {
   int64_t last_touch = -1;  // tick of its last demand or load, -1: never
   double use_rate = 0;      // share of recent tokens that used it, as of token `rate_token`
   int64_t rate_token = 0;   // committed tokens when use_rate was last brought up to date
+  double next_pass = -1;    // how likely the next pass is to use it (pass_use.h), -1: nobody has said
 };
 
 // Weight of the newest token in use_rate: half of the memory is gone after about 17 tokens.
@@ -64,8 +65,8 @@ class EvictionPolicy {
 // first. activation: the least used by recent tokens goes, later layers before earlier ones (MoE-Infinity, 2401.14361).
 // next-use: the one whose next use is expected last goes: layers until its layer comes up again, plus a whole circle
 //      for each token it is expected to sit out.
-// draft-guided: as next-use, knowing what the present window is predicted to need, and with uses that are far off
-//      discounted.
+// draft-guided: as next-use, by passes instead of tokens, knowing what the present window is predicted to need, and
+//      with uses that are far off discounted.
 // circle: the one whose layer comes up last goes, of a layer the one just used: for passes that use nearly every
 // expert.
 // spread: one of the layer that keeps the most above the mean goes, of equal layers the one that comes up last, of a

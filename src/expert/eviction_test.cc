@@ -225,6 +225,9 @@ TEST(DraftGuided, WhatTheWindowNeedsStays) {
   deep.window = 16;
   EXPECT_GT(worth("draft-guided", 7, rare, deep) / worth("draft-guided", 7, common, deep),
             worth("draft-guided", 7, rare, context) / worth("draft-guided", 7, common, context));
+  // What is known of the next pass says more than popularity.
+  const ExpertHistory again{.use_rate = 0.02, .rate_token = 50, .next_pass = 0.8};
+  EXPECT_GT(worth("draft-guided", 7, again, context), worth("draft-guided", 7, common, context));
   // Known not to be needed now, even what is common can go.
   forecast.set({LayerId{5}, ExpertId{3}}, 0);
   EXPECT_LT(worth("draft-guided", 5, common, context), common_unknown);
