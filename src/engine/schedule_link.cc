@@ -46,9 +46,7 @@ Result<std::unique_ptr<ScheduleLink>> ScheduleLink::create(const ScheduleOptions
   link->target_ = &target;
   link->draft_ = draft;
   if (!target.config().is_moe()) return link;
-  for (size_t i = 0; i < target.layout().n_layers(); ++i) {
-    link->shapes_.experts_by_layer.push_back(target.layout().n_experts(LayerId{static_cast<int32_t>(i)}));
-  }
+  link->shapes_.experts_by_layer = target.layout().experts_by_layer();
   link->shapes_.n_expert_used = target.config().n_expert_used;
   link->predictor_ = make_predictor(options.predictor, link->shapes_);
   CHECK(link->predictor_ != nullptr);

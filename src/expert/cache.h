@@ -200,24 +200,28 @@ class ExpertCache final : public FastTier {
             held_by_layer_, shares_,
             kept_by_layer_, mean_kept_};
   }
+
+  // --- demands (cache.cc)
+  void start_waiting_demands();
+  void read_demanded(int32_t slot, Demanded& demanded);
+  void make_room_for(Demanded& wanted_first);
+  void cancel_unwanted();
+  Demanded* find_demanded(ExpertId expert);
+  Status wait_until(const std::function<bool()>& done);
+  void poll(bool wait);
+
+  // --- slots and what is read into them (cache_slots.cc)
   struct Claim {
     int32_t slot = kNoSlot;
     bool not_worth = false;  // there was one, and it is worth more
   };
   Claim claim_slot(ExpertKey key, ReadPriority priority, Admission admission = Admission::kAlways);
   void count_kept();
-  void give_up_read(Slot& slot);
-  void cancel_unwanted();
   void evict(int32_t slot);
-  void read_demanded(int32_t slot, Demanded& demanded);
-  void make_room_for(Demanded& wanted_first);
   void begin_load(int32_t slot, ExpertKey key, ReadPriority priority);
-  void start_waiting_demands();
-  void continue_fill();
-  void poll(bool wait);
+  void give_up_read(Slot& slot);
   void finish(const ExtentReader::Finished& finished);
-  Demanded* find_demanded(ExpertId expert);
-  Status wait_until(const std::function<bool()>& done);
+  void continue_fill();
 
   const ExpertLayout& layout_;
   std::unique_ptr<EvictionPolicy> policy_;

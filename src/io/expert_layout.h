@@ -47,6 +47,11 @@ struct ExpertLayout {
 
   size_t n_layers() const { return layers.size(); }
   int n_experts(LayerId layer) const { return static_cast<int>(layers[index(layer)].experts.size()); }
+  std::vector<int> experts_by_layer() const {
+    std::vector<int> experts;
+    for (const ExpertLayer& layer : layers) experts.push_back(static_cast<int>(layer.experts.size()));
+    return experts;
+  }
   int total_experts() const {
     size_t total = 0;
     for (const ExpertLayer& layer : layers) total += layer.experts.size();
