@@ -176,8 +176,11 @@ class Deadline final : public PrefetchPolicy {
 
  private:
   static void read(const PrefetchView& view) {
-    constexpr double kLeastNeed = 0.6;  // below it most reads are in vain
-    constexpr double kCertain = 0.8;    // begun too late is still begun earlier than on demand
+    // Below it too many reads are in vain. 0.75 against 0.6, replays of 18 texts of three pairs with slots for 20, 35
+    // and 50 % of the experts at 1.2, 2.2, 4 and 8 GB/s: 1.8, 3.1, 5.2, 8.5 % less is read, a token takes 0.1 to 0.6 %
+    // less.
+    constexpr double kLeastNeed = 0.75;
+    constexpr double kCertain = 0.8;  // begun too late is still begun earlier than on demand
     constexpr uint64_t kAheadBytes =
         4 * kBackgroundBytesInFlight;  // asked for at a time: what follows is better known later
     for (int i = view.next_layer; i < view.forecast.n_layers(); ++i) {
