@@ -120,14 +120,16 @@ class ForwardPass {
   void look_after_reads();
   void route(LayerId layer, int32_t count);
   void note_prefixes(LayerId layer, int32_t count);
+  void tell_routed(LayerId layer);
+  bool is_there(ExpertKey key) const;  // in the fastest tier there is
+  void abandon();
+
+  // --- experts (pass_experts.cc)
   // Those routed to, the way that suits so many tokens.
   Status experts(LayerId layer, int32_t count);
   Status experts_by_arrival(LayerId layer, int32_t count);
   Status experts_in_order(LayerId layer, int32_t count);
   Status experts_on_device(LayerId layer, int32_t count);
-  void tell_routed(LayerId layer);
-  bool is_there(ExpertKey key) const;  // in the fastest tier there is
-  void abandon();
   void experts_among_residents(LayerId layer);
   void clear_sum(int32_t count);  // of the experts' outputs, for the first `count` tokens
   void add_sum(int32_t count);    // to the residual
