@@ -73,7 +73,7 @@ class Reader {
   }
 
  private:
-  // Beyond these no field's type could hold it.
+  // Beyond these it is no measurement, and no field's type need hold it.
   static constexpr double kMost = 1e18;
   static constexpr double kMostTokens = 1e6;
 

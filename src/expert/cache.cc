@@ -60,13 +60,12 @@ ExpertCache::ExpertCache(const ExpertLayout& layout, std::unique_ptr<EvictionPol
       clock_(clock),
       queue_(queue, clock),
       reader_(files, queue_),
-      pass_use_(layout.experts_by_layer()),
+      histories_(layout.experts_by_layer(), policy_->reads_next_pass()),
       stats_(layout.n_layers()) {
   held_by_layer_.resize(layout.n_layers());
   kept_by_layer_.resize(layout.n_layers());
   for (const ExpertLayer& layer : layout.layers) {
     slot_of_.emplace_back(layer.experts.size(), kNoSlot);
-    histories_.emplace_back(layer.experts.size());
   }
 }
 
@@ -118,8 +117,7 @@ void ExpertCache::demand_portion(std::span<const ExpertId> experts) {
   for (const ExpertId expert : experts) {
     const ExpertKey key{layer, expert};
     LayerCacheStats& stats = stats_[index(layer)];
-    history_of(key).last_touch = ++tick_;
-    pass_use_.demanded(key);
+    histories_.touch(key);
     if (slot_of(key) != kNoSlot && slots_[slot_of(key)].prefetched) {
       slots_[slot_of(key)].prefetched = false;
       ++stats.prefetched_used;
@@ -323,13 +321,6 @@ int64_t ExpertCache::stall_ns() const {
   int64_t total = 0;
   for (const LayerCacheStats& layer : stats_) total += layer.stall_ns;
   return total;
-}
-
-void ExpertCache::record_uses(LayerId layer, std::span<const int32_t> used, int64_t count) {
-  auto& histories = histories_[index(layer)];
-  CHECK(used.size() == histories.size());
-  for (size_t e = 0; e < used.size(); ++e) drafthorse::record_uses(histories[e], tokens_, count, used[e]);
-  pass_use_.record(layer, used, count, window_, histories);
 }
 
 int ExpertCache::residents() const {

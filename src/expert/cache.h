@@ -35,7 +35,7 @@
 #include "base/trace.h"
 #include "expert/eviction.h"
 #include "expert/fast_tier.h"
-#include "expert/pass_use.h"
+#include "expert/histories.h"
 #include "io/expert_layout.h"
 #include "io/extent_reader.h"
 #include "io/metered_queue.h"
@@ -118,7 +118,7 @@ class ExpertCache final : public FastTier {
   Prefetched prefetch(ExpertKey key, Admission admission) override;
   void wait_for_prefetches() override;
   void set_forecast(const Forecast* forecast) override { forecast_ = forecast; }
-  void set_window(double tokens) override { window_ = tokens; }
+  void set_window(double tokens) override { histories_.set_window(tokens); }
   void set_shares(std::vector<double> shares) override { shares_ = std::move(shares); }
   // false: reads one expert after the other.
   void set_batched(bool batched) { reader_.set_batched(batched); }
@@ -138,9 +138,11 @@ class ExpertCache final : public FastTier {
   // Whether the tier above has the expert: then its slot here is the first to go.
   void set_above(ExpertKey key, bool above);
 
-  // Of `count` newly committed tokens, used[e] used expert e of the layer. Call for each layer, then advance().
-  void record_uses(LayerId layer, std::span<const int32_t> used, int64_t count);
-  void advance(int64_t count) { tokens_ += count; }
+  // See ExpertHistories::record().
+  void record_uses(LayerId layer, std::span<const int32_t> used, int64_t count, std::span<const char> of_window = {}) {
+    histories_.record(layer, used, count, of_window);
+  }
+  void advance(int64_t count) { histories_.advance(count); }
 
   bool resident(ExpertKey key) const override;
   bool on_its_way(ExpertKey key) const override;  // being read
@@ -153,9 +155,7 @@ class ExpertCache final : public FastTier {
   // Of storage that is kept busy, as seen so far; 0 until it has been.
   double load_bytes_per_s() const override { return queue_.bytes_per_s(); }
   int64_t stall_ns() const override;
-  double use_rate(ExpertKey key) const override {
-    return use_rate_at(histories_[index(key.layer)][index(key.expert)], tokens_);
-  }
+  double use_rate(ExpertKey key) const override { return histories_.use_rate(key); }
   const ExpertLayout& layout() const override { return layout_; }
   const std::vector<LayerCacheStats>& stats() const { return stats_; }  // by layer
   void reset_stats();
@@ -191,14 +191,13 @@ class ExpertCache final : public FastTier {
 
   int32_t& slot_of(ExpertKey key) { return slot_of_[index(key.layer)][index(key.expert)]; }
   int32_t slot_of(ExpertKey key) const { return slot_of_[index(key.layer)][index(key.expert)]; }
-  ExpertHistory& history_of(ExpertKey key) { return histories_[index(key.layer)][index(key.expert)]; }
   std::byte* slot_data(int32_t slot) const { return arena_.data() + static_cast<uint64_t>(slot) * slot_bytes_; }
   EvictionContext context(LayerId incoming) const {
-    return {demand_layer_,  static_cast<int>(layout_.n_layers()),
-            tokens_,        forecast_,
-            window_,        incoming,
-            held_by_layer_, shares_,
-            kept_by_layer_, mean_kept_};
+    return {demand_layer_,       static_cast<int>(layout_.n_layers()),
+            histories_.tokens(), forecast_,
+            histories_.window(), incoming,
+            held_by_layer_,      shares_,
+            kept_by_layer_,      mean_kept_};
   }
 
   // --- demands (cache.cc)
@@ -231,13 +230,11 @@ class ExpertCache final : public FastTier {
   uint64_t slot_bytes_ = 0;
   Arena arena_;
   std::vector<Slot> slots_;
-  std::vector<std::vector<int32_t>> slot_of_;          // [layer][expert], kNoSlot where absent
-  std::vector<std::vector<ExpertHistory>> histories_;  // [layer][expert]
-  PassUse pass_use_;
+  std::vector<std::vector<int32_t>> slot_of_;  // [layer][expert], kNoSlot where absent
+  ExpertHistories histories_;
   std::unordered_map<ExtentReader::JobId, int32_t> slot_of_job_;
   std::vector<ExtentReader::Finished> finished_;
   const Forecast* forecast_ = nullptr;
-  double window_ = 1;
   std::vector<int> held_by_layer_;  // slots with an expert of the layer, on its way or there
   std::vector<int> kept_by_layer_;  // of these, those that do not await a turn; as of the last choice of a victim
   double mean_kept_ = 0;
@@ -252,8 +249,6 @@ class ExpertCache final : public FastTier {
   bool filling_ = false;
   ExpertKey fill_next_{};
   int fills_in_flight_ = 0;
-  int64_t tick_ = 0;
-  int64_t tokens_ = 0;
   std::vector<LayerCacheStats> stats_;
 };
 

@@ -59,14 +59,14 @@ ExpertCache::Claim ExpertCache::claim_slot(ExpertKey key, ReadPriority priority,
     // What was read ahead and has not been asked for goes last, and only for a demand: its turn is about to come.
     if (slot.read_ahead && priority != ReadPriority::kDemand) continue;
     const double worth = (slot.read_ahead ? kReadAheadWorth : 0) + (slot.above ? kAboveWorth : 0) +
-                         policy_->worth(slot.key, history_of(slot.key), now);
+                         policy_->worth(slot.key, histories_.of(slot.key), now);
     if (worth < least) {
       least = worth;
       victim = static_cast<int32_t>(i);
     }
   }
   if (victim == kNoSlot) return {};
-  if (admission == Admission::kIfWorthMore && policy_->worth(key, history_of(key), now) <= least) {
+  if (admission == Admission::kIfWorthMore && policy_->worth(key, histories_.of(key), now) <= least) {
     return {kNoSlot, true};
   }
   if (trace_ != nullptr) trace_->evicted(slots_[victim].key, least, reason_of(priority), clock_.now_ns());
@@ -98,7 +98,7 @@ void ExpertCache::begin_load(int32_t index_of_slot, ExpertKey key, ReadPriority 
   slot.job = reader_.start({reads.data(), static_cast<size_t>(layer.n_extents)}, priority);
   slot_of_job_[slot.job] = index_of_slot;
   slot_of(key) = index_of_slot;
-  history_of(key).last_touch = ++tick_;
+  histories_.touch(key);
   LayerCacheStats& stats = stats_[index(key.layer)];
   (priority == ReadPriority::kDemand ? stats.bytes_demanded : stats.bytes_prefetched) += bytes;
   if (priority == ReadPriority::kFill) ++fills_in_flight_;

@@ -57,7 +57,7 @@ TEST(ExpertCache, FailedPrefetchIsNoError) {
 }
 
 // What rejected tokens use again and again stays, though it is never part of the text.
-TEST(ExpertCache, LearnsFromWhatPassesDemand) {
+TEST(ExpertCache, LearnsFromWhatWindowsUse) {
   CacheSetup setup({.experts_per_layer = {6}}, 3, {.seed = 6}, "draft-guided");
   setup.cache->set_window(2);
   const auto pass = [&](const ExpertId accepted, const ExpertId rejected) {
@@ -68,8 +68,10 @@ TEST(ExpertCache, LearnsFromWhatPassesDemand) {
       setup.cache->release(expert);
     }
     std::vector<int32_t> used(6, 0);
+    std::vector<char> of_window(6, 0);
     used[static_cast<size_t>(index(accepted))] = 1;
-    setup.cache->record_uses(LayerId{0}, used, 1);
+    of_window[static_cast<size_t>(index(accepted))] = of_window[static_cast<size_t>(index(rejected))] = 1;
+    setup.cache->record_uses(LayerId{0}, used, 1, of_window);
     setup.cache->advance(1);
   };
   for (int i = 0; i < 3; ++i) pass(ExpertId{2}, ExpertId{0});

@@ -14,7 +14,10 @@ constexpr double kAheadWorth = 1e15;  // above any policy's own worth
 
 DeviceSlots::DeviceSlots(const ExpertLayout& layout, std::span<const int> kind_of, std::span<const int> slots,
                          std::unique_ptr<EvictionPolicy> policy)
-    : layout_(layout), policy_(std::move(policy)), kind_of_(kind_of.begin(), kind_of.end()) {
+    : layout_(layout),
+      policy_(std::move(policy)),
+      kind_of_(kind_of.begin(), kind_of.end()),
+      histories_(layout.experts_by_layer(), false) {
   CHECK(policy_ != nullptr && kind_of_.size() == layout.n_layers());
   std::vector<double> layers_of(slots.size());
   for (const int kind : kind_of_) {
@@ -24,7 +27,6 @@ DeviceSlots::DeviceSlots(const ExpertLayout& layout, std::span<const int> kind_o
   held_by_layer_.resize(layout.n_layers());
   for (size_t i = 0; i < layout.n_layers(); ++i) {
     slot_of_.emplace_back(layout.layers[i].experts.size(), -1);
-    histories_.emplace_back(layout.layers[i].experts.size());
     const int kind = kind_of_[i];
     shares_.push_back(kind < 0 ? 0 : slots[static_cast<size_t>(kind)] / layers_of[static_cast<size_t>(kind)]);
   }
@@ -48,7 +50,14 @@ bool DeviceSlots::full(LayerId layer) const {
 }
 
 EvictionContext DeviceSlots::context(LayerId incoming) const {
-  return {layer_, static_cast<int>(layout_.n_layers()), tokens_, forecast_, window_, incoming, held_by_layer_, shares_};
+  return {layer_,
+          static_cast<int>(layout_.n_layers()),
+          histories_.tokens(),
+          forecast_,
+          histories_.window(),
+          incoming,
+          held_by_layer_,
+          shares_};
 }
 
 std::optional<int> DeviceSlots::find(ExpertKey key) const {
@@ -67,16 +76,14 @@ int DeviceSlots::use(ExpertKey key) {
   const int slot = pin(key);
   Slot& used = slots_[kind_of_[index(key.layer)]][slot];
   used.ahead = used.unused = false;
-  histories_[index(key.layer)][index(key.expert)].last_touch = ++tick_;
+  histories_.touch(key);
   return slot;
 }
 
 DeviceSlots::Choice DeviceSlots::choose(ExpertKey key, bool ahead, Admission admission) const {
   const std::vector<Slot>& slots = slots_[kind_of_[index(key.layer)]];
   const EvictionContext now = context(key.layer);
-  const auto worth_of = [&](ExpertKey one) {
-    return policy_->worth(one, histories_[index(one.layer)][index(one.expert)], now);
-  };
+  const auto worth_of = [&](ExpertKey one) { return policy_->worth(one, histories_.of(one), now); };
   int chosen = -1;
   double least = std::numeric_limits<double>::infinity();
   for (size_t i = 0; i < slots.size(); ++i) {
@@ -105,7 +112,7 @@ int DeviceSlots::take(int index_of_slot, ExpertKey key, bool ahead) {
   slot = {.held = true, .pinned = !ahead, .ahead = ahead, .unused = ahead, .key = key};
   slot_of_[index(key.layer)][index(key.expert)] = index_of_slot;
   ++held_by_layer_[index(key.layer)];
-  histories_[index(key.layer)][index(key.expert)].last_touch = ++tick_;
+  histories_.touch(key);
   return index_of_slot;
 }
 
@@ -139,21 +146,9 @@ void DeviceSlots::begin_turn(LayerId layer) {
   }
 }
 
-double DeviceSlots::use_rate(ExpertKey key) const {
-  return use_rate_at(histories_[index(key.layer)][index(key.expert)], tokens_);
-}
-
 void DeviceSlots::unpin_all() {
   for (auto& kind : slots_) {
     for (Slot& slot : kind) slot.pinned = false;
-  }
-}
-
-void DeviceSlots::record_uses(LayerId layer, std::span<const int32_t> used, int64_t count) {
-  auto& histories = histories_[index(layer)];
-  CHECK(used.size() == histories.size());
-  for (size_t e = 0; e < used.size(); ++e) {
-    if (used[e] > 0) drafthorse::record_uses(histories[e], tokens_, count, used[e]);
   }
 }
 

@@ -16,6 +16,7 @@
 #include "base/ids.h"
 #include "expert/eviction.h"
 #include "expert/fast_tier.h"
+#include "expert/histories.h"
 #include "io/expert_layout.h"
 #include "predict/forecast.h"
 
@@ -53,11 +54,14 @@ class DeviceSlots {
   // A layer's turn: it is computed now, what came ahead for it is like any other.
   void begin_turn(LayerId layer);
   void set_forecast(const Forecast* forecast) { forecast_ = forecast; }
-  void set_window(double tokens) { window_ = tokens; }
+  void set_window(double tokens) { histories_.set_window(tokens); }
   void set_shares(std::vector<double> shares) { shares_ = std::move(shares); }
-  double use_rate(ExpertKey key) const;
-  void record_uses(LayerId layer, std::span<const int32_t> used, int64_t count);
-  void advance(int64_t tokens) { tokens_ += tokens; }
+  double use_rate(ExpertKey key) const { return histories_.use_rate(key); }
+  // See ExpertHistories::record(). Nothing is learned of passes: what that is worth on a device nobody has measured.
+  void record_uses(LayerId layer, std::span<const int32_t> used, int64_t count) {
+    histories_.record(layer, used, count);
+  }
+  void advance(int64_t tokens) { histories_.advance(tokens); }
   int64_t evictions() const { return evictions_; }
 
   // Aborts if the bookkeeping contradicts itself. For tests.
@@ -82,16 +86,13 @@ class DeviceSlots {
   const ExpertLayout& layout_;
   std::unique_ptr<EvictionPolicy> policy_;
   std::vector<int> kind_of_;
-  std::vector<std::vector<Slot>> slots_;               // by kind
-  std::vector<std::vector<int>> slot_of_;              // [layer][expert], -1 where absent
-  std::vector<std::vector<ExpertHistory>> histories_;  // [layer][expert]
+  std::vector<std::vector<Slot>> slots_;   // by kind
+  std::vector<std::vector<int>> slot_of_;  // [layer][expert], -1 where absent
+  ExpertHistories histories_;
   std::vector<int> held_by_layer_;
   std::vector<double> shares_;
   const Forecast* forecast_ = nullptr;
   LayerId layer_{};
-  double window_ = 1;
-  int64_t tokens_ = 0;
-  int64_t tick_ = 0;
   int64_t evictions_ = 0;
   std::function<void(ExpertKey)> evicted_;
 };

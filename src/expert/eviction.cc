@@ -145,6 +145,7 @@ class Spread final : public EvictionPolicy {
 class DraftGuided final : public EvictionPolicy {
  public:
   std::string_view name() const override { return "draft-guided"; }
+  bool reads_next_pass() const override { return true; }
   double worth(ExpertKey key, const ExpertHistory& history, const EvictionContext& context) const override {
     const double of_token = std::clamp(use_rate_at(history, context.tokens), kLeastRate, 1.0);
     const double rate = history.next_pass >= 0 ? history.next_pass : used_by_window(of_token, context.window);

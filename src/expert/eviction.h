@@ -39,7 +39,7 @@ struct EvictionContext {
   int n_layers = 1;
   int64_t tokens = 0;                           // committed so far
   const Forecast* forecast = nullptr;           // of the present window; nullptr: none
-  double window = 1;                            // tokens that a pass over all layers takes
+  double window = 1;                            // tokens that a pass over all layers takes; next_pass has it already
   LayerId incoming{};                           // layer of the expert that wants the slot
   std::span<const int> held_by_layer = {};      // slots that each layer's experts occupy; empty: not counted
   std::span<const double> share_by_layer = {};  // slots that each layer should have; empty: not divided
@@ -54,6 +54,7 @@ class EvictionPolicy {
   virtual std::string_view name() const = 0;
   // Higher is worth more. Must be a function of its arguments alone and never NaN.
   virtual double worth(ExpertKey key, const ExpertHistory& history, const EvictionContext& context) const = 0;
+  virtual bool reads_next_pass() const { return false; }  // ExpertHistory::next_pass; else nobody need work it out
 };
 
 // lru: the least recently touched goes. Layers are visited in a circle, so with few slots per layer this gives up

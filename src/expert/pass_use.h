@@ -6,7 +6,7 @@
 //   - a pass using the expert, were each of its tokens to do so at the rate of recent ones: with the long memory of
 //     ExpertHistory::use_rate, and with a shorter one
 //   - a pass using it as often as the last ones did: with a short memory, and with a longer one
-// with one set of weights for all experts, moved after every pass along the gradient. Takes 0.1 us per expert and pass.
+// with one set of weights for all experts, moved along the gradient after every layer of a pass.
 #pragma once
 
 #include <array>
@@ -26,28 +26,33 @@ class PassUse {
 
   explicit PassUse(std::span<const int> experts_by_layer);
 
-  // The pass under way uses the expert, for whichever of its tokens. Saying so again changes nothing.
-  void demanded(ExpertKey key) { experts_[index(key.layer)][index(key.expert)].demanded = true; }
-
-  // The layer's part of the pass is over: of its tokens `count` became part of the text, used[e] of them used expert e.
-  // `histories` are the layer's, with these tokens in them; their next_pass is set, for a pass of `window` tokens.
-  // Many tokens are a prompt's or many texts': nothing is learned of those.
-  void record(LayerId layer, std::span<const int32_t> used, int64_t count, double window,
-              std::span<ExpertHistory> histories);
+  // As ExpertHistories::record(); of passes without `of_window` nothing is learned. `window`: tokens that passes take.
+  void record(LayerId layer, std::span<const int32_t> used, int64_t count, std::span<const char> of_window,
+              double window);
+  // Sets next_pass of the layer's histories, whose rates are up to date, for a pass of `window` tokens. -1 where
+  // nothing was recorded of the layer.
+  void expect(LayerId layer, double window, std::span<ExpertHistory> histories);
+  // Recent tokens used the expert at this rate, as far as is known. For before anything is recorded of its layer.
+  void set_rate(ExpertKey key, double rate);
 
   const Weights& weights() const { return weights_; }
 
  private:
   struct OfExpert {
-    bool demanded = false;
     double quick_rate = 0;   // of tokens
-    double last_passes = 0;  // of passes
+    double last_passes = 0;  // share of passes; of tokens where the layer has `of_tokens`
     double more_passes = 0;  // likewise
-    Weights inputs{};        // as next_pass was computed from them
+    Weights inputs{};        // that next_pass was computed from
   };
+  struct OfLayer {
+    std::vector<OfExpert> experts;
+    bool recorded = false;
+    bool of_tokens = true;  // since the last prompt there was no window
+  };
+  void learn(OfLayer& layer, std::span<const char> of_window);
 
   Weights weights_;
-  std::vector<std::vector<OfExpert>> experts_;  // [layer][expert]
+  std::vector<OfLayer> layers_;
 };
 
 }  // namespace drafthorse

@@ -7,36 +7,33 @@
 #include <random>
 #include <vector>
 
+#include "expert/histories.h"
+
 namespace drafthorse {
 namespace {
 
 constexpr int kExperts = 24;
 constexpr LayerId kLayer{1};
 
-// One layer's experts, told of passes as a cache tells.
+// One layer's experts, told of windows and prompts.
 class Text {
  public:
-  // demanded: by any token of the pass; used: by how many of the `count` that became text.
-  void pass(const std::vector<char>& demanded, const std::vector<int32_t>& used, int64_t count, double window) {
-    for (int32_t e = 0; e < kExperts; ++e) {
-      if (demanded[static_cast<size_t>(e)] != 0) uses_.demanded({kLayer, ExpertId{e}});
-    }
-    for (size_t e = 0; e < histories_.size(); ++e) record_uses(histories_[e], tokens_, count, used[e]);
-    uses_.record(kLayer, used, count, window, histories_);
-    tokens_ += count;
+  // of_window: by any token of the pass; used: by how many of the `count` that became text.
+  void window(const std::vector<char>& of_window, const std::vector<int32_t>& used, int64_t count) {
+    histories_.record(kLayer, used, count, of_window);
+    histories_.advance(count);
   }
-  // A pass of one token.
-  void token(const std::vector<char>& demanded) {
-    pass(demanded, std::vector<int32_t>(demanded.begin(), demanded.end()), 1, 1);
-  }
-  double next_pass(size_t expert) const { return histories_[expert].next_pass; }
-  double popularity(size_t expert) const { return use_rate_at(histories_[expert], tokens_); }
-  const PassUse& uses() const { return uses_; }
+  void prompt(const std::vector<int32_t>& used, int64_t count) { window({}, used, count); }
+  // A window of one token.
+  void token(const std::vector<char>& used) { window(used, std::vector<int32_t>(used.begin(), used.end()), 1); }
+  void set_window(double tokens) { histories_.set_window(tokens); }
+  double next_pass(size_t expert) const { return histories_.of(key(expert)).next_pass; }
+  double popularity(size_t expert) const { return histories_.use_rate(key(expert)); }
 
  private:
-  PassUse uses_{std::vector<int>{0, kExperts}};
-  std::vector<ExpertHistory> histories_{kExperts};
-  int64_t tokens_ = 0;
+  static ExpertKey key(size_t expert) { return {kLayer, ExpertId{static_cast<int32_t>(expert)}}; }
+
+  ExpertHistories histories_{std::vector<int>{0, kExperts}, true};
 };
 
 double loss(double probability, bool came) {
@@ -67,11 +64,6 @@ Losses losses(Text& text, int passes, const Next& next) {
   return {out.next_pass / count, out.popularity / count};
 }
 
-TEST(PassUse, NobodyHasSaidBeforeTheFirstPass) {
-  const Text text;
-  EXPECT_LT(text.next_pass(0), 0);
-}
-
 // Where every token draws anew, popularity is all there is to know.
 TEST(PassUse, IsAboutAsGoodAsPopularityWhereNothingElseHelps) {
   std::mt19937 random(3);
@@ -98,72 +90,134 @@ TEST(PassUse, LearnsThatWhatWasUsedComesAgain) {
     }
     return out;
   };
-  const double first = text.uses().weights()[2];
   const Losses found = losses(text, 600, go_on);
   EXPECT_LT(found.next_pass, 0.8 * found.popularity);
-  EXPECT_GT(text.uses().weights()[2], first);
 }
 
 // Of each pass two tokens, one of them rejected: what that used never becomes text, and comes again all the same.
 TEST(PassUse, RejectedTokensCount) {
   Text text;
-  std::vector<char> demanded(kExperts, 0);
+  text.set_window(2);
+  std::vector<char> of_window(kExperts, 0);
   std::vector<int32_t> used(kExperts, 0);
-  demanded[3] = demanded[4] = 1;
+  of_window[3] = of_window[4] = 1;
   used[3] = 1;
-  for (int i = 0; i < 40; ++i) text.pass(demanded, used, 1, 2);
+  for (int i = 0; i < 40; ++i) text.window(of_window, used, 1);
   EXPECT_GT(text.next_pass(4), 0.5);
   EXPECT_LT(text.next_pass(5), 0.1);
   EXPECT_EQ(text.popularity(4), 0);
   // Not any more.
-  demanded[4] = 0;
-  for (int i = 0; i < 8; ++i) text.pass(demanded, used, 1, 2);
+  of_window[4] = 0;
+  for (int i = 0; i < 8; ++i) text.window(of_window, used, 1);
   EXPECT_LT(text.next_pass(4), 0.1);
 }
 
-TEST(PassUse, OfAPromptOnlyTheSharesAreTaken) {
+// Shares of a prompt's tokens; and for wider windows than the prompt was recorded for.
+TEST(PassUse, AfterAPromptItIsPopularity) {
   Text text;
-  const PassUse::Weights before = text.uses().weights();
   std::vector<int32_t> used(kExperts, 0);
   for (size_t e = 0; e < used.size(); ++e) used[e] = static_cast<int32_t>(4 * e);
-  for (int i = 0; i < 3; ++i) text.pass(std::vector<char>(kExperts, 1), used, 100, 1);
-  EXPECT_EQ(text.uses().weights(), before);
-  for (size_t e = 1; e < kExperts; ++e) EXPECT_GE(text.next_pass(e), text.next_pass(e - 1)) << e;
-  for (const size_t e : {6, 12, 20}) EXPECT_NEAR(text.next_pass(e), used[e] / 100.0, 0.06) << e;
+  for (int i = 0; i < 3; ++i) text.prompt(used, 100);
+  for (const double window : {1.0, 5.0, 2.0}) {
+    text.set_window(window);
+    for (size_t e = 1; e < kExperts; ++e) EXPECT_GE(text.next_pass(e), text.next_pass(e - 1)) << e;
+    for (const size_t e : {2, 6, 12, 20}) {
+      EXPECT_NEAR(text.next_pass(e), 1 - std::pow(1 - used[e] / 100.0, window), 0.06) << e << ", " << window;
+    }
+  }
 }
 
-// A wider pass uses more.
-TEST(PassUse, IsForAPassOfSoManyTokens) {
-  const auto after = [](double window) {
-    Text text;
-    std::vector<int32_t> used(kExperts, 10);
-    text.pass(std::vector<char>(kExperts, 1), used, 100, window);
-    return text.next_pass(0);
+// A prompt, however surprising, teaches nothing: the same windows before and after it mean the same.
+TEST(PassUse, LearnsFromWindowsOnly) {
+  const auto weights_after = [](int prompts) {
+    PassUse uses(std::vector<int>{kExperts});
+    std::vector<ExpertHistory> histories(kExperts);
+    std::vector<int32_t> used(kExperts, 0);
+    std::vector<char> of_window(kExperts, 0);
+    used[1] = of_window[1] = 1;
+    for (int i = 0; i < 5; ++i) {
+      uses.record(LayerId{0}, used, 1, of_window, 1);
+      uses.expect(LayerId{0}, 1, histories);
+    }
+    std::reverse(used.begin(), used.end());
+    for (int i = 0; i < prompts; ++i) {
+      uses.record(LayerId{0}, used, 1, {}, 1);
+      uses.expect(LayerId{0}, 1, histories);
+    }
+    return uses.weights();
   };
-  EXPECT_NEAR(after(1), 0.1, 0.02);
-  EXPECT_NEAR(after(5), 1 - std::pow(0.9, 5), 0.04);
+  EXPECT_EQ(weights_after(0), weights_after(9));
+  EXPECT_NE(weights_after(0), PassUse(std::vector<int>{kExperts}).weights());
 }
 
+TEST(PassUse, ALayerWithoutExpertsTeachesNothing) {
+  PassUse uses(std::vector<int>{0, kExperts});
+  const PassUse::Weights before = uses.weights();
+  for (int i = 0; i < 3; ++i) {
+    uses.record(LayerId{0}, {}, 1, {}, 1);
+    uses.expect(LayerId{0}, 1, {});
+  }
+  EXPECT_EQ(uses.weights(), before);
+}
+
+TEST(PassUse, NothingIsSaidOfALayerThatWasNotRecorded) {
+  PassUse uses(std::vector<int>{kExperts, kExperts});
+  std::vector<ExpertHistory> histories(kExperts);
+  uses.record(LayerId{0}, std::vector<int32_t>(kExperts, 1), 1, {}, 1);
+  uses.expect(LayerId{1}, 1, histories);
+  EXPECT_LT(histories[0].next_pass, 0);
+  uses.expect(LayerId{0}, 1, histories);
+  EXPECT_GE(histories[0].next_pass, 0);
+}
+
+// Also of texts that do the opposite of what was learned: everything at once, then nothing, and so on.
 TEST(PassUse, StaysAProbability) {
   constexpr unsigned kSeed = 7;
   SCOPED_TRACE(::testing::Message() << "seed " << kSeed);
   std::mt19937 random(kSeed);
-  Text text;
-  for (int i = 0; i < 3000; ++i) {
+  PassUse uses(std::vector<int>{kExperts});
+  std::vector<ExpertHistory> histories(kExperts);
+  int64_t tokens = 0;
+  for (int i = 0; i < 5000; ++i) {
     const auto count = static_cast<int64_t>(1 + random() % (i % 10 == 0 ? 500 : 8));
-    std::vector<char> demanded(kExperts);
+    std::vector<char> of_window(kExperts);
     std::vector<int32_t> used(kExperts);
-    for (size_t e = 0; e < demanded.size(); ++e) {
-      used[e] = static_cast<int32_t>(e % 3 == 0 ? 0 : e % 3 == 1 ? count : random() % static_cast<uint64_t>(count + 1));
-      demanded[e] = used[e] > 0 || random() % 2 == 0 ? 1 : 0;
+    const bool random_text = i / 500 % 2 == 0;
+    for (size_t e = 0; e < used.size(); ++e) {
+      const auto some = static_cast<int32_t>(random() % static_cast<uint64_t>(count + 1));
+      used[e] = random_text ? (e % 3 == 0 ? 0 : some) : i / 7 % 2 == 0 ? static_cast<int32_t>(count) : 0;
+      of_window[e] = used[e] > 0 || (random_text && random() % 2 == 0) ? 1 : 0;
     }
-    text.pass(demanded, used, count, static_cast<double>(1 + random() % 65));
-    for (size_t e = 0; e < kExperts; ++e) {
-      ASSERT_GE(text.next_pass(e), 0);
-      ASSERT_LE(text.next_pass(e), 1);
+    const double window = static_cast<double>(1 + random() % 65);
+    for (size_t e = 0; e < used.size(); ++e) record_uses(histories[e], tokens, count, used[e]);
+    tokens += count;
+    uses.record(LayerId{0}, used, count, i % 5 == 0 ? std::vector<char>{} : of_window, window);
+    uses.expect(LayerId{0}, window, histories);
+    for (const ExpertHistory& history : histories) {
+      ASSERT_GE(history.next_pass, 0);
+      ASSERT_LE(history.next_pass, 1);
     }
-    for (const double weight : text.uses().weights()) ASSERT_LT(std::abs(weight), 20);
+    for (const double weight : uses.weights()) ASSERT_LE(std::abs(weight), 4);
   }
+}
+
+TEST(ExpertHistories, WithoutLearningNobodySaysWhatIsNext) {
+  ExpertHistories histories(std::vector<int>{2}, false);
+  histories.record(LayerId{0}, std::vector<int32_t>{1, 0}, 1, std::vector<char>{1, 1});
+  histories.advance(1);
+  histories.set_window(4);
+  EXPECT_LT(histories.of({LayerId{0}, ExpertId{0}}).next_pass, 0);
+  EXPECT_GT(histories.use_rate({LayerId{0}, ExpertId{0}}), 0);
+}
+
+TEST(ExpertHistories, ARateThatIsSetIsBelieved) {
+  ExpertHistories histories(std::vector<int>{2}, true);
+  const ExpertKey popular{LayerId{0}, ExpertId{0}};
+  histories.set_use_rate(popular, 0.8);
+  EXPECT_EQ(histories.use_rate(popular), 0.8);
+  histories.record(LayerId{0}, std::vector<int32_t>{0, 0}, 1, std::vector<char>{0, 0});
+  histories.advance(1);
+  EXPECT_GT(histories.of(popular).next_pass, 0.5);
 }
 
 }  // namespace

@@ -9,14 +9,16 @@
 namespace drafthorse {
 
 ShadowCache::ShadowCache(std::span<const int> experts_by_layer, int slots, std::unique_ptr<EvictionPolicy> policy)
-    : policy_(std::move(policy)), capacity_(static_cast<size_t>(slots)), held_by_layer_(experts_by_layer.size()) {
-  CHECK(policy_ != nullptr && slots > 0);
+    : policy_(std::move(policy)),
+      capacity_(static_cast<size_t>(slots)),
+      histories_(experts_by_layer, policy_->reads_next_pass()),
+      held_by_layer_(experts_by_layer.size()) {
+  CHECK(slots > 0);
   with_experts_ = static_cast<double>(
       std::count_if(experts_by_layer.begin(), experts_by_layer.end(), [](int experts) { return experts > 0; }));
   CHECK(with_experts_ > 0);
   for (const int experts : experts_by_layer) {
     slot_of_.emplace_back(static_cast<size_t>(experts), kNoSlot);
-    histories_.emplace_back(static_cast<size_t>(experts));
     used_.emplace_back(static_cast<size_t>(experts));
     shares_.push_back(experts > 0 ? static_cast<double>(slots) / with_experts_ : 0);
   }
@@ -26,7 +28,7 @@ void ShadowCache::put(int32_t slot, ExpertKey key) {
   slots_[static_cast<size_t>(slot)] = key;
   slot_of_[index(key.layer)][index(key.expert)] = slot;
   ++held_by_layer_[index(key.layer)];
-  histories_[index(key.layer)][index(key.expert)].last_touch = ++tick_;
+  histories_.touch(key);
 }
 
 bool ShadowCache::seed(ExpertKey key) {
@@ -40,7 +42,7 @@ bool ShadowCache::seed(ExpertKey key) {
 int32_t ShadowCache::victim(LayerId layer, std::span<const ExpertId> kept) const {
   const EvictionContext now{.layer = layer,
                             .n_layers = static_cast<int>(slot_of_.size()),
-                            .tokens = tokens_,
+                            .tokens = histories_.tokens(),
                             .incoming = layer,
                             .held_by_layer = held_by_layer_,
                             .share_by_layer = shares_,
@@ -51,7 +53,7 @@ int32_t ShadowCache::victim(LayerId layer, std::span<const ExpertId> kept) const
   for (size_t i = 0; i < slots_.size(); ++i) {
     const ExpertKey key = slots_[i];
     if (key.layer == layer && std::find(kept.begin(), kept.end(), key.expert) != kept.end()) continue;
-    const double worth = policy_->worth(key, histories_[index(key.layer)][index(key.expert)], now);
+    const double worth = policy_->worth(key, histories_.of(key), now);
     if (worth < least) {
       least = worth;
       victim = static_cast<int32_t>(i);
@@ -62,7 +64,7 @@ int32_t ShadowCache::victim(LayerId layer, std::span<const ExpertId> kept) const
 
 int ShadowCache::demand(LayerId layer, std::span<const ExpertId> experts) {
   for (const ExpertId expert : experts) {
-    histories_[index(layer)][index(expert)].last_touch = ++tick_;
+    histories_.touch({layer, expert});
     ++used_[index(layer)][index(expert)];
   }
   int misses = 0;
@@ -87,18 +89,13 @@ int ShadowCache::demand(LayerId layer, std::span<const ExpertId> experts) {
 
 void ShadowCache::end_token() {
   for (size_t layer = 0; layer < used_.size(); ++layer) {
-    for (size_t e = 0; e < used_[layer].size(); ++e) {
-      if (used_[layer][e] > 0) record_uses(histories_[layer][e], tokens_, 1, used_[layer][e]);
-      used_[layer][e] = 0;
-    }
+    std::vector<int32_t>& used = used_[layer];
+    if (used.empty()) continue;
+    const std::vector<char> of_window(used.begin(), used.end());
+    histories_.record(LayerId{static_cast<int32_t>(layer)}, used, 1, of_window);
+    std::fill(used.begin(), used.end(), 0);
   }
-  ++tokens_;
-}
-
-void ShadowCache::set_use_rate(ExpertKey key, double rate) {
-  ExpertHistory& history = histories_[index(key.layer)][index(key.expert)];
-  history.use_rate = rate;
-  history.rate_token = tokens_;
+  histories_.advance(1);
 }
 
 }  // namespace drafthorse

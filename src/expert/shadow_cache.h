@@ -11,6 +11,7 @@
 
 #include "base/ids.h"
 #include "expert/eviction.h"
+#include "expert/histories.h"
 
 namespace drafthorse {
 
@@ -30,7 +31,7 @@ class ShadowCache {
   void end_token();
 
   // The share of recent tokens that used the expert, as of now: what came before the text that is followed.
-  void set_use_rate(ExpertKey key, double rate);
+  void set_use_rate(ExpertKey key, double rate) { histories_.set_use_rate(key, rate); }
 
  private:
   static constexpr int32_t kNoSlot = -1;
@@ -40,14 +41,12 @@ class ShadowCache {
   std::unique_ptr<EvictionPolicy> policy_;
   std::vector<ExpertKey> slots_;  // those in use
   size_t capacity_;
-  double with_experts_ = 0;  // layers
-  std::vector<std::vector<int32_t>> slot_of_;          // [layer][expert]
-  std::vector<std::vector<ExpertHistory>> histories_;  // [layer][expert]
+  double with_experts_ = 0;                    // layers
+  std::vector<std::vector<int32_t>> slot_of_;  // [layer][expert]
+  ExpertHistories histories_;
   std::vector<int> held_by_layer_;
   std::vector<double> shares_;
   std::vector<std::vector<int32_t>> used_;  // [layer][expert] of the token under way
-  int64_t tick_ = 0;
-  int64_t tokens_ = 0;
 };
 
 }  // namespace drafthorse

@@ -57,7 +57,7 @@ void commit(CacheSetup& setup, const std::vector<std::vector<ExpertId>>& token) 
     const LayerId layer{static_cast<int32_t>(l)};
     std::vector<int32_t> used(static_cast<size_t>(setup.experts.layout().n_experts(layer)));
     for (const ExpertId expert : token[l]) ++used[static_cast<size_t>(index(expert))];
-    setup.cache->record_uses(layer, used, 1);
+    setup.cache->record_uses(layer, used, 1, std::vector<char>(used.begin(), used.end()));
   }
   setup.cache->advance(1);
 }

@@ -51,7 +51,7 @@ Status ForwardPass::run(std::span<const int32_t> tokens, int32_t logits_wanted,
     model_.kv().extend(count);
     done += count;
     // Only a prompt takes more than one chunk, and all of it is text. The last one is the caller's to record.
-    if (!last) record_committed(count);
+    if (!last) record_prompt();
   }
   stats_.duration_ns = clock_.now_ns() - start;
   return {};
@@ -243,7 +243,7 @@ std::vector<double> ForwardPass::distinct_by_window(int32_t most) const {
   return distinct;
 }
 
-void ForwardPass::record_committed(int32_t count) {
+void ForwardPass::record(int32_t count, bool window) {
   CHECK(count <= chunk_tokens_);
   if (cache_ == nullptr || count == 0) return;
   std::vector<std::vector<int32_t>> uses(static_cast<size_t>(model_.config().n_layer));
@@ -255,7 +255,11 @@ void ForwardPass::record_committed(int32_t count) {
     for (int32_t t = 0; t < count; ++t) {
       for (const RoutedExpert& one : routed(layer, t)) ++used[index(one.expert)];
     }
-    cache_->record_uses(layer, used, count);
+    std::vector<char> of_window(window ? used.size() : 0);
+    for (int32_t t = 0; window && t < chunk_tokens_; ++t) {
+      for (const RoutedExpert& one : routed(layer, t)) of_window[static_cast<size_t>(index(one.expert))] = 1;
+    }
+    cache_->record_uses(layer, used, count, of_window);
     if (device_experts_ != nullptr) device_experts_->slots().record_uses(layer, used, count);
   }
   cache_->advance(count);

@@ -108,12 +108,13 @@ class ForwardPass {
   const Model& model() const { return model_; }
 
   // The first `count` tokens of the last window (run() of up to max_window tokens) became part of the text.
-  void record_committed(int32_t count);
-  // The last run() was a prompt: what it used is what its continuation may use.
-  void record_prompt() { record_committed(chunk_tokens_); }
+  void record_committed(int32_t count) { record(count, true); }
+  // The last run() was a prompt, or a run_batch(): what it used is what its continuation may use.
+  void record_prompt() { record(chunk_tokens_, false); }
 
  private:
   Status run_chunk(std::span<const int32_t> tokens, int32_t logits_wanted, const std::function<void(double)>& progress);
+  void record(int32_t count, bool window);
   PassObserver* observer() const { return is_batch_ ? nullptr : observer_; }  // of the pass under way, or none
   Status run_layers(int32_t count, const std::function<void(double)>& progress);
   Status stages(LayerId layer, int32_t count);

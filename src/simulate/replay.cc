@@ -263,11 +263,15 @@ void Replay::commit(const ReplayWindow& window) {
     const LayerId layer{static_cast<int32_t>(i)};
     if (layout_.n_experts(layer) == 0) continue;
     std::vector<int32_t> uses(static_cast<size_t>(layout_.n_experts(layer)));
-    for (int t = 0; t < window.committed; ++t) {
-      for (const ExpertId expert : window.tokens[static_cast<size_t>(t)]->used[i])
-        ++uses[static_cast<size_t>(index(expert))];
+    std::vector<char> of_window(uses.size());
+    for (size_t t = 0; t < window.tokens.size(); ++t) {
+      for (const ExpertId expert : window.tokens[t]->used[i]) {
+        const auto e = static_cast<size_t>(index(expert));
+        of_window[e] = 1;
+        if (t < static_cast<size_t>(window.committed)) ++uses[e];
+      }
     }
-    cache_->record_uses(layer, uses, window.committed);
+    cache_->record_uses(layer, uses, window.committed, of_window);
   }
   cache_->advance(window.committed);
 }
