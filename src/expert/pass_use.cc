@@ -47,7 +47,6 @@ void PassUse::record(LayerId id, std::span<const int32_t> used, int64_t count, s
   OfLayer& layer = layers_[index(id)];
   CHECK(count > 0 && used.size() == layer.experts.size());
   CHECK(of_window.empty() || of_window.size() == layer.experts.size());
-  if (layer.experts.empty()) return;
   const auto tokens = static_cast<double>(count);
   const double quick_kept = std::pow(1 - kQuickRateGain, tokens);
   if (!of_window.empty() && layer.recorded) learn(layer, of_window);

@@ -112,6 +112,36 @@ TEST(PassUse, RejectedTokensCount) {
   EXPECT_LT(text.next_pass(4), 0.1);
 }
 
+// Passes are counted as passes, however many tokens they have.
+TEST(PassUse, WhatOnePassUsedIsForgotten) {
+  Text text;
+  text.set_window(6);
+  std::vector<char> of_window(kExperts, 0);
+  const std::vector<int32_t> none(kExperts, 0);
+  of_window[2] = 1;
+  text.window(of_window, none, 6);
+  const double just_used = text.next_pass(2);
+  EXPECT_GT(just_used, 2 * text.next_pass(3));
+  of_window[2] = 0;
+  text.window(of_window, none, 6);
+  EXPECT_LT(text.next_pass(2), 0.8 * just_used);
+  for (int i = 0; i < 8; ++i) text.window(of_window, none, 6);
+  EXPECT_LT(text.next_pass(2), 1.5 * text.next_pass(3));
+}
+
+// Everything for a while, then nothing: what was learned is wrong at every turn.
+TEST(PassUse, NoTextMakesItSureForGood) {
+  PassUse uses(std::vector<int>{kExperts});
+  std::vector<ExpertHistory> histories(kExperts);
+  for (int i = 0; i < 5000; ++i) {
+    const std::vector<int32_t> used(kExperts, i / 7 % 2);
+    for (ExpertHistory& history : histories) record_uses(history, i, 1, used[0]);
+    uses.record(LayerId{0}, used, 1, std::vector<char>(used.begin(), used.end()), 1);
+    uses.expect(LayerId{0}, 1, histories);
+    for (const double weight : uses.weights()) ASSERT_LE(std::abs(weight), 4);
+  }
+}
+
 // Shares of a prompt's tokens; and for wider windows than the prompt was recorded for.
 TEST(PassUse, AfterAPromptItIsPopularity) {
   Text text;
