@@ -56,11 +56,13 @@ inline constexpr size_t kReadQueueCapacity = 64;
 Result<std::unique_ptr<ReadQueue>> make_uring_queue(const FileSet& files, size_t capacity = kReadQueueCapacity);
 
 // pread(2) on `threads` threads of its own, for where io_uring is missing.
-std::unique_ptr<ReadQueue> make_pread_queue(const FileSet& files, int threads = 8,
+inline constexpr int kPreadThreads = 8;
+std::unique_ptr<ReadQueue> make_pread_queue(const FileSet& files, int threads = kPreadThreads,
                                             size_t capacity = kReadQueueCapacity);
 
 // io_uring's where there is one, else pread's. refused: why io_uring was not to be had, if it was not.
-std::unique_ptr<ReadQueue> make_read_queue(const FileSet& files, Status* refused = nullptr);
+std::unique_ptr<ReadQueue> make_read_queue(const FileSet& files, Status* refused = nullptr,
+                                           size_t capacity = kReadQueueCapacity);
 
 // Storage for tests: serves from memory, in virtual time, with seeded latency, reordering and faults. reap(wait)
 // advances the clock to the next completion; reap(no wait) brings what is due at the clock's present time.

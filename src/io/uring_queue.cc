@@ -202,11 +202,11 @@ Result<std::unique_ptr<ReadQueue>> make_uring_queue(const FileSet& files, size_t
   return std::unique_ptr<ReadQueue>(std::move(queue));
 }
 
-std::unique_ptr<ReadQueue> make_read_queue(const FileSet& files, Status* refused) {
-  Result<std::unique_ptr<ReadQueue>> uring = make_uring_queue(files);
+std::unique_ptr<ReadQueue> make_read_queue(const FileSet& files, Status* refused, size_t capacity) {
+  Result<std::unique_ptr<ReadQueue>> uring = make_uring_queue(files, capacity);
   if (uring.ok()) return std::move(uring).value();
   if (refused != nullptr) *refused = uring.status();
-  return make_pread_queue(files);
+  return make_pread_queue(files, kPreadThreads, capacity);
 }
 
 }  // namespace drafthorse
