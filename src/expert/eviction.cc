@@ -59,14 +59,6 @@ int layers_until(LayerId layer, const EvictionContext& context) {
   return (index(layer) - index(context.layer) - 1 + 2 * context.n_layers) % context.n_layers;
 }
 
-// Whether a pass over so many tokens uses an expert that a token uses at this rate.
-double used_by_window(double rate, double window) {
-  if (window == 1) return rate;
-  // Asked of every slot for every claim: std::pow takes three times as long.
-  constexpr double kLeastWindow = 1e-3;  // of none, an expert that is always used would be worth no number
-  return 1 - std::exp2(std::max(kLeastWindow, window) * std::log2(1 - rate));
-}
-
 class StaleFirst final : public EvictionPolicy {
  public:
   std::string_view name() const override { return "stale-first"; }
@@ -166,6 +158,14 @@ class DraftGuided final : public EvictionPolicy {
 
 double use_rate_at(const ExpertHistory& history, int64_t tokens) {
   return history.use_rate * decay(std::max<int64_t>(0, tokens - history.rate_token));
+}
+
+double used_by_window(double rate, double window) {
+  rate = std::min(rate, 1.0);  // a sum may be above by its rounding
+  if (window == 1) return rate;
+  // Asked of every slot for every claim: std::pow takes three times as long.
+  constexpr double kLeastWindow = 1e-3;  // of none, an expert that is always used would be worth no number
+  return 1 - std::exp2(std::max(kLeastWindow, window) * std::log2(1 - rate));
 }
 
 void record_uses(ExpertHistory& history, int64_t tokens, int64_t count, int64_t used) {

@@ -34,6 +34,9 @@ double use_rate_at(const ExpertHistory& history, int64_t tokens);
 // rejected draft token touched says nothing about the text.
 void record_uses(ExpertHistory& history, int64_t tokens, int64_t count, int64_t used);
 
+// Whether a pass over so many tokens uses an expert that a token uses at this rate.
+double used_by_window(double rate, double window);
+
 struct EvictionContext {
   LayerId layer{};  // the layer that is being computed, or was last
   int n_layers = 1;

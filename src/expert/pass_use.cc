@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "predict/log_odds.h"
 
 namespace drafthorse {
 namespace {
@@ -23,18 +24,13 @@ constexpr double kMorePassesGain = 0.2;
 // Log-odds are held to what is common: nothing is learned from how impossible something was.
 constexpr double kLeast = 0.004;
 
-double log_odds(double p) {
-  p = std::clamp(p, kLeast, 1 - kLeast);
-  return std::log(p / (1 - p));
-}
+double log_odds(double p) { return drafthorse::log_odds(p, kLeast); }
 
 double probability(const PassUse::Weights& weights, const PassUse::Weights& inputs) {
   double z = 0;
   for (size_t i = 0; i < PassUse::kInputs; ++i) z += weights[i] * inputs[i];
   return 1 / (1 + std::exp(-z));
 }
-
-double in_pass(double rate, double window) { return 1 - std::pow(1 - std::min(rate, 1.0), window); }
 
 }  // namespace
 
@@ -59,8 +55,8 @@ void PassUse::record(LayerId id, std::span<const int32_t> used, int64_t count, s
       continue;
     }
     if (layer.of_tokens) {
-      expert.last_passes = in_pass(expert.last_passes, window);
-      expert.more_passes = in_pass(expert.more_passes, window);
+      expert.last_passes = used_by_window(expert.last_passes, window);
+      expert.more_passes = used_by_window(expert.more_passes, window);
     }
     const double was_used = of_window[e] != 0 ? 1 : 0;
     expert.last_passes += kLastPassesGain * (was_used - expert.last_passes);
@@ -89,9 +85,10 @@ void PassUse::expect(LayerId id, double window, std::span<ExpertHistory> histori
   if (!layer.recorded) return;
   for (size_t e = 0; e < layer.experts.size(); ++e) {
     OfExpert& expert = layer.experts[e];
-    const auto passes = [&](double share) { return log_odds(layer.of_tokens ? in_pass(share, window) : share); };
-    expert.inputs = {log_odds(in_pass(histories[e].use_rate, window)), log_odds(in_pass(expert.quick_rate, window)),
-                     passes(expert.last_passes), passes(expert.more_passes), 1};
+    const auto passes = [&](double share) { return log_odds(layer.of_tokens ? used_by_window(share, window) : share); };
+    expert.inputs = {log_odds(used_by_window(histories[e].use_rate, window)),
+                     log_odds(used_by_window(expert.quick_rate, window)), passes(expert.last_passes),
+                     passes(expert.more_passes), 1};
     histories[e].next_pass = probability(weights_, expert.inputs);
   }
 }

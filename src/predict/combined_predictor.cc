@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "predict/log_odds.h"
 #include "predict/predictors.h"
 #include "predict/ranking.h"
 
@@ -26,8 +27,7 @@ constexpr double kMostLogOdds = 6;
 
 double log_odds(double p) {
   constexpr double kLeast = 0.0025;
-  p = std::clamp(p, kLeast, 1 - kLeast);
-  return std::log(p / (1 - p));
+  return drafthorse::log_odds(p, kLeast);
 }
 
 using Features = std::array<double, kFeatures>;
