@@ -29,8 +29,7 @@ bool is_choice(const std::string& text, bool off_too) {
 }
 
 Status check_policies(const std::vector<std::string>& names) {
-  std::vector<std::string> known;
-  for (const SchedulePolicy& policy : schedule_policies()) known.emplace_back(policy.name);
+  const std::vector<std::string> known = schedule_policy_names();
   for (const std::string& name : names) {
     if (is_one_of(name, known)) continue;
     const std::string meant = nearest(name, known);

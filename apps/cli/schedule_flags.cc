@@ -8,15 +8,6 @@
 #include "suggest.h"
 
 namespace drafthorse::cli {
-namespace {
-
-std::vector<std::string> policy_names() {
-  std::vector<std::string> names;
-  for (const SchedulePolicy& policy : schedule_policies()) names.emplace_back(policy.name);
-  return names;
-}
-
-}  // namespace
 
 void add_schedule_flags(CLI::App& command, ScheduleFlags& flags) {
   const auto named = [&](const char* flag, std::string& value, const std::string& help,
@@ -25,7 +16,7 @@ void add_schedule_flags(CLI::App& command, ScheduleFlags& flags) {
   };
   named("--policy", flags.policy,
         fmt::format("how experts are scheduled: a name, or list; sets the three that follow [{}]", kDefaultPolicy),
-        policy_names());
+        schedule_policy_names());
   named("--predictor", flags.predictor, "what tells which experts will be needed: a name, or list", predictor_names());
   named("--prefetch", flags.prefetch, "when they are read ahead: a name, or list", prefetch_policy_names());
   named("--eviction", flags.eviction, "which expert goes when memory is full: a name, or list",

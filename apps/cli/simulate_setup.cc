@@ -18,12 +18,6 @@ namespace {
 constexpr int64_t kDefaultLatencyNs = 100'000;
 constexpr int kMostDepth = 64;
 
-std::vector<std::string> policy_names() {
-  std::vector<std::string> names;
-  for (const SchedulePolicy& policy : schedule_policies()) names.emplace_back(policy.name);
-  return names;
-}
-
 // A number and what stands behind it.
 std::optional<std::pair<double, std::string>> number_and_unit(const std::string& text) {
   double value = 0;
@@ -266,9 +260,9 @@ Result<std::vector<std::pair<std::string, ReplayOptions>>> choose_policies(const
     const size_t end = std::min(flags.policies.find(',', begin), flags.policies.size());
     const std::string name = flags.policies.substr(begin, end - begin);
     if (!add(name)) {
-      const std::string near = nearest(name, policy_names());
+      const std::string near = nearest(name, schedule_policy_names());
       return usage_error(fmt::format("'{}' is no policy; choose from all, {}{}", printable(name),
-                                     fmt::join(policy_names(), ", "),
+                                     fmt::join(schedule_policy_names(), ", "),
                                      near.empty() ? "" : fmt::format("; did you mean {}?", near)));
     }
     begin = end + 1;

@@ -22,11 +22,7 @@ Status check_name(std::string_view what, const std::string& name, const std::vec
 Result<ScheduleOptions> resolve(ScheduleOptions options) {
   if (options.policy.empty()) options.policy = kDefaultPolicy;
   const std::optional<SchedulePolicy> policy = find_schedule_policy(options.policy);
-  if (!policy) {
-    std::vector<std::string> names;
-    for (const SchedulePolicy& one : schedule_policies()) names.emplace_back(one.name);
-    return check_name("policy", options.policy, names);
-  }
+  if (!policy) return check_name("policy", options.policy, schedule_policy_names());
   const auto fill = [](std::string& part, std::string_view from) {
     if (part.empty()) part = from;
   };

@@ -20,6 +20,12 @@ const std::vector<SchedulePolicy>& schedule_policies() {
   return policies;
 }
 
+std::vector<std::string> schedule_policy_names() {
+  std::vector<std::string> names;
+  for (const SchedulePolicy& policy : schedule_policies()) names.emplace_back(policy.name);
+  return names;
+}
+
 std::optional<SchedulePolicy> find_schedule_policy(std::string_view name) {
   for (const SchedulePolicy& policy : schedule_policies()) {
     if (policy.name == name) return policy;

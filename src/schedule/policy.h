@@ -20,6 +20,7 @@ struct SchedulePolicy {
 // auto (ours), sp-moe, sp-moe-sync, on-demand, adapmoe, moe-infinity, specter, next-use. nullopt for an unknown name.
 std::optional<SchedulePolicy> find_schedule_policy(std::string_view name);
 const std::vector<SchedulePolicy>& schedule_policies();
+std::vector<std::string> schedule_policy_names();
 inline constexpr std::string_view kDefaultPolicy = "auto";
 
 }  // namespace drafthorse
